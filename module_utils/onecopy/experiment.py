@@ -1,0 +1,253 @@
+"""One experiment file, checked whole before anything starts. Controller alone: needs PyYAML and jsonschema."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import jsonschema
+import yaml
+
+from .systems import SYSTEMS
+from .workloads import WORKLOADS, Workload, parse
+
+# What kernel, runner and the workload itself need beside the data: below it a guest cannot hold the set in its cache.
+GUEST_RESERVE_MIB: Final = 128
+_REQUIRED_INSIDE: Final = {
+    "guest": ("memory_mib", "cpus"),
+    "dataset": ("name", "large_mib", "large_files", "small_mib", "small_files", "seed"),
+}
+_TYPES: Final = {
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "text",
+    "array": "a list",
+    "object": "a dictionary",
+    "boolean": "true or false",
+}
+
+
+class ExperimentError(Exception):
+    """Something is wrong with an experiment; the text is one line: file, place, what, cure."""
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML keeps the last of two equal keys without a word; here that is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load(path: Path, schema: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
+    """Read and validate the experiment at ``path``; ``name`` is how messages call the file. Raises ExperimentError."""
+    name = name or str(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        known = sorted(file.stem for file in path.parent.glob("*.yml"))
+        raise ExperimentError(f"{name}: there is no such experiment{_meant(path.stem, known)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExperimentError(f"{name}: cannot be read: {_one_line(error)}") from None
+    try:
+        document = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ExperimentError(
+            f"{name}: line {line}: {_one_line(error.problem or error)}: mend the YAML there"
+        ) from None
+    except yaml.YAMLError as error:
+        raise ExperimentError(f"{name}: is not YAML: {_one_line(error)}") from None
+    return validate(document, schema, name)
+
+
+def validate(document: object, schema: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """``document`` itself when every key and value of it makes sense, with and without its ``tcg`` block. Raises ExperimentError."""
+    if not isinstance(document, dict):
+        raise ExperimentError(f"{name}: must be one dictionary with the keys {', '.join(schema['required'])}")
+    errors = sorted(
+        jsonschema.Draft202012Validator(schema).iter_errors(document),
+        key=lambda error: [str(step) for step in error.path],
+    )
+    if errors:
+        place = _place(errors[0].absolute_path)
+        raise ExperimentError(f"{name}: {place + ': ' if place else ''}{_schema_message(errors[0])}")
+    _check_meaning(document, name)
+    if "tcg" in document:
+        _check_renamed_dataset(document, name)
+        _check_meaning(for_accelerator(document, "tcg"), f"{name}: with tcg")
+    return document
+
+
+def for_accelerator(experiment: Mapping[str, Any], accelerator: str) -> dict[str, Any]:
+    """The experiment as it runs with ``accelerator``: the ``tcg`` block laid over it where that applies, dictionaries key by key."""
+    effective = {key: value for key, value in experiment.items() if key != "tcg"}
+    if accelerator == "tcg":
+        for key, value in experiment.get("tcg", {}).items():
+            effective[key] = effective.get(key, {}) | value if isinstance(value, dict) else value
+    return effective
+
+
+def digest(experiment: Mapping[str, Any]) -> str:
+    """sha256 of the experiment's meaning: comments and the order of keys do not count, the order of lists does."""
+    return hashlib.sha256(json.dumps(experiment, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def workloads(experiment: Mapping[str, Any]) -> dict[str, Workload]:
+    """The table of workloads, with the experiment's own laid over it. Raises ValueError."""
+    own = experiment.get("workloads", {})
+    return WORKLOADS | {name: parse(name, definition) for name, definition in own.items()}
+
+
+def labelled_systems(experiment: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """``systems`` in its long form: ``system``, ``label`` (the system's name where none is given), ``options``."""
+    return [
+        {"label": entry["system"], "options": {}, **entry}
+        if isinstance(entry, dict)
+        else {"system": entry, "label": entry, "options": {}}
+        for entry in experiment["systems"]
+    ]
+
+
+def _check_meaning(experiment: Mapping[str, Any], name: str) -> None:
+    for key, required in _REQUIRED_INSIDE.items():
+        for inner in required:
+            if inner not in experiment[key]:
+                raise ExperimentError(f"{name}: {key}: key {inner!r} is missing")
+    _check_systems(experiment, name)
+    used = _check_workloads(experiment, name)
+    _check_sizes(experiment, used, name)
+
+
+def _check_systems(experiment: Mapping[str, Any], name: str) -> None:
+    labels: dict[str, int] = {}
+    for position, entry in enumerate(labelled_systems(experiment)):
+        if entry["system"] not in SYSTEMS:
+            raise ExperimentError(
+                f"{name}: systems[{position}]: unknown system {entry['system']!r}{_meant(entry['system'], SYSTEMS)}"
+            )
+        if entry["label"] in labels:
+            raise ExperimentError(
+                f"{name}: systems[{position}]: label {entry['label']!r} is taken by systems[{labels[entry['label']]}]: "
+                "give it another with {system: NAME, label: TEXT}"
+            )
+        labels[entry["label"]] = position
+        if entry["label"] != entry["system"] and entry["label"] in SYSTEMS:
+            raise ExperimentError(
+                f"{name}: systems[{position}]: label {entry['label']!r} is the name of another system: choose another"
+            )
+
+
+def _check_workloads(experiment: Mapping[str, Any], name: str) -> list[Workload]:
+    try:
+        table = workloads(experiment)
+    except ValueError as error:
+        raise ExperimentError(f"{name}: {error}") from None
+    for key in ("residency", "timed", "guest_warm_only"):
+        for position, workload in enumerate(experiment.get(key, [])):
+            if workload not in table:
+                raise ExperimentError(
+                    f"{name}: {key}[{position}]: unknown workload {workload!r}{_meant(workload, table)}"
+                )
+    residency, timed = experiment.get("residency", []), experiment.get("timed", [])
+    if not residency and not timed:
+        raise ExperimentError(f"{name}: residency and timed name no workload: nothing to do: name at least one")
+    for position, workload in enumerate(residency):
+        if not table[workload].reads.full:
+            full = ", ".join(sorted(known for known in table if table[known].reads.full))
+            raise ExperimentError(
+                f"{name}: residency[{position}]: {workload!r} does not read every page of its part, so copies cannot be counted: take one of {full}"
+            )
+    for position, workload in enumerate(experiment.get("guest_warm_only", [])):
+        if workload not in residency and workload not in timed:
+            raise ExperimentError(
+                f"{name}: guest_warm_only[{position}]: {workload!r} is neither in residency nor in timed: add it there or take it away"
+            )
+    if "guest_warm_only" in experiment and "warm" not in experiment["guest_cache"]:
+        raise ExperimentError(
+            f"{name}: guest_warm_only: guest_cache has no warm state: add it or take guest_warm_only away"
+        )
+    return [table[workload] for workload in {*residency, *timed}]
+
+
+def _check_sizes(experiment: Mapping[str, Any], used: Iterable[Workload], name: str) -> None:
+    dataset = experiment["dataset"]
+    for part in ("large", "small"):
+        if dataset[f"{part}_files"] > dataset[f"{part}_mib"] << 20:
+            raise ExperimentError(
+                f"{name}: dataset: {dataset[f'{part}_files']} {part} files do not fit {dataset[f'{part}_mib']} MiB: every file holds at least one byte"
+            )
+    trees = 2 if any(workload.reads.part == "both" for workload in used) else 1
+    needed = trees * (dataset["large_mib"] + dataset["small_mib"]) + GUEST_RESERVE_MIB
+    if needed > experiment["guest"]["memory_mib"]:
+        raise ExperimentError(
+            f"{name}: guest.memory_mib: {experiment['guest']['memory_mib']} MiB cannot hold "
+            f"{'the data set' if trees == 1 else 'both trees of the data set'} beside the guest itself: at least {needed} MiB, or a smaller data set"
+        )
+    for position, entry in enumerate(labelled_systems(experiment)):
+        window = entry["options"].get("window_mib")
+        if window is not None and not SYSTEMS[entry["system"]].dax:
+            raise ExperimentError(
+                f"{name}: systems[{position}].options.window_mib: {entry['system']} has no DAX window: take the option away"
+            )
+
+
+def _check_renamed_dataset(experiment: Mapping[str, Any], name: str) -> None:
+    changed = experiment["tcg"].get("dataset", {})
+    if any(experiment["dataset"].get(key) != value for key, value in changed.items()) and "name" not in changed:
+        raise ExperimentError(
+            f"{name}: tcg.dataset: other sizes under the same name {experiment['dataset'].get('name')!r}: give it a name of its own"
+        )
+
+
+def _schema_message(error: Any) -> str:  # jsonschema leaves its fields untyped
+    if error.validator == "additionalProperties":
+        known = error.schema["properties"]
+        unknown = next(key for key in error.instance if key not in known)
+        return f"unknown key {unknown!r}{_meant(str(unknown), known)}"
+    if error.validator == "required":
+        missing = next(key for key in error.schema["required"] if key not in error.instance)
+        return f"key {missing!r} is missing: add it"
+    if error.validator == "type":
+        wanted = [error.validator_value] if isinstance(error.validator_value, str) else error.validator_value
+        return f"must be {' or '.join(_TYPES[kind] for kind in wanted)}, not {error.instance!r}"
+    if error.validator == "enum":
+        return f"unknown value {error.instance!r}{_meant(str(error.instance), [str(value) for value in error.validator_value])}"
+    if error.validator in ("minimum", "exclusiveMinimum"):
+        return f"{error.instance!r} is too small: {'at least' if error.validator == 'minimum' else 'more than'} {error.validator_value}"
+    if error.validator == "maximum":
+        return f"{error.instance!r} is too large: at most {error.validator_value}"
+    if error.validator == "pattern":
+        return f"{error.instance!r} is no name: small letters, digits and _ alone, a letter first, at most 32"
+    if error.validator in ("minItems", "minLength"):
+        return "must not be empty"
+    if error.validator == "uniqueItems":
+        twice = next(item for item in error.instance if error.instance.count(item) > 1)
+        return f"{twice!r} is named twice: once is enough"
+    return _one_line(error.message)
+
+
+def _place(path: Iterable[str | int]) -> str:
+    place = ""
+    for step in path:
+        place += f"[{step}]" if isinstance(step, int) else f".{step}" if place else str(step)
+    return place
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1)
+    return f"{f': did you mean {close[0]!r}?' if close else ':'} known: {', '.join(names) or 'none'}"
+
+
+def _one_line(what: object) -> str:
+    return " ".join(str(what).split())
