@@ -1,0 +1,141 @@
+"""Who differs from whom: the A/A pair that says whether a run can be trusted, and every system against the baseline."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from . import statistics
+from .metrics import Metric, confidence, metric
+from .stored_run import Run, by_boot, system_order
+
+BASELINE = "gfs"
+GEOMETRIC_MEAN = "geometric mean"
+NOT_DISTINGUISHABLE = "not distinguishable"
+DISTINGUISHABLE = "distinguishable"
+NO_INTERVAL = "no interval"
+_METRICS = ("wall_seconds", "copies.all")
+_SIGNIFICANCE = 0.05
+
+# host, label, host_cache, guest_cache → workload → sample
+States = Mapping[tuple[str, str, str, str], Mapping[str, statistics.Sample]]
+
+
+def aa(run: Run, thresholds: Mapping[str, float]) -> dict[str, Any]:
+    """The same system under two labels: ``outcome`` is distinguishable, not distinguishable, no interval or absent, and ``because`` says why.
+
+    ``thresholds`` maps a metric's first word to the ratio below which a difference does not matter.
+    """
+    pairs = _twins(run)
+    if not pairs:
+        return {"outcome": "absent", "because": "no system ran under two labels: nothing shows that a difference seen here is a real one", "comparisons": []}
+    rows = []
+    for name in _METRICS:
+        measured = metric(name)
+        states = _states(run, measured)
+        for one, other in pairs:
+            rows += [row for key in states if key[1] == one for row in _compare(run, measured, states, key, (key[0], other, *key[2:]))]
+    _decide(rows, thresholds)
+    names = ", ".join(f"{one} and {other}" for one, other in pairs)
+    different = [row for row in rows if row["outcome"] == DISTINGUISHABLE]
+    if different:
+        worst = max(different, key=lambda row: abs(row["ratio"] - 1))
+        because = f"{names} are the same system, yet differ: {worst['metric']} of {worst['workload']} by a factor of {worst['ratio']:.3g}"
+        return {"outcome": DISTINGUISHABLE, "because": because, "comparisons": rows}
+    if all(row["outcome"] == NO_INTERVAL for row in rows):
+        return {"outcome": NO_INTERVAL, "because": f"{names}: one boot each gives no interval, so the pair shows nothing yet", "comparisons": rows}
+    because = f"{names} are the same system and came out as such in {len(rows)} comparisons"
+    return {"outcome": NOT_DISTINGUISHABLE, "because": because, "comparisons": rows}
+
+
+def against_baseline(run: Run, thresholds: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Ratio of every label to the baseline (``gfs`` where it ran) in the same state, per workload and as a geometric mean over workloads."""
+    rows: list[dict[str, Any]] = []
+    for name in _METRICS:
+        measured = metric(name)
+        states = _states(run, measured)
+        labels = sorted({key[1] for key in states}, key=lambda label: (system_order(system_of(run, label)), label))
+        if not labels:
+            continue
+        baseline = BASELINE if BASELINE in labels else labels[0]
+        family: list[dict[str, Any]] = []
+        for label in labels:
+            if label != baseline:
+                for key in sorted(key for key in states if key[1] == label):
+                    family += _compare(run, measured, states, key, _counterpart(states, key, baseline))
+        _decide(family, thresholds)
+        rows += family
+    return rows
+
+
+def system_of(run: Run, label: str) -> str:
+    """The system that ran under ``label``."""
+    entry = run.plan["labels"].get(label)
+    return str(entry["system"]) if entry else label
+
+
+def _twins(run: Run) -> list[tuple[str, str]]:
+    """Pairs of labels of one system with the same options: the first label against each other one."""
+    equal: dict[str, list[str]] = defaultdict(list)
+    for label, entry in run.plan["labels"].items():
+        equal[f"{entry['system']} {sorted(entry['options'].items())}"].append(label)
+    # The label that is the system's own name comes first, so that ratios read "again / original".
+    ordered = [sorted(labels, key=lambda label: (label != system_of(run, label), label)) for labels in equal.values()]
+    return sorted((labels[0], other) for labels in ordered for other in labels[1:])
+
+
+def _states(run: Run, measured: Metric) -> States:
+    rows: dict[tuple[str, str, str, str], dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+    for record in run.ok(measured.kind):
+        rows[record["host"], record["label"], record["host_cache"], record["guest_cache"]][record["workload"]].append(record)
+    return {
+        key: {name: sample for name, records in sorted(workloads.items()) if (sample := by_boot(records, measured.value))}
+        for key, workloads in rows.items()
+    }
+
+
+def _counterpart(states: States, key: tuple[str, str, str, str], label: str) -> tuple[str, str, str, str]:
+    """The same state under another label; a system without a guest stands beside a cold guest."""
+    host, _, host_cache, guest_cache = key
+    same = (host, label, host_cache, guest_cache)
+    if same in states:
+        return same
+    return host, label, host_cache, "cold" if guest_cache == "none" else "none"
+
+
+def _compare(
+    run: Run, measured: Metric, states: States, of: tuple[str, str, str, str], to: tuple[str, str, str, str]
+) -> Iterator[dict[str, Any]]:
+    one, other = states.get(of, {}), states.get(to, {})
+    common = sorted(set(one) & set(other))
+    ratios = [(name, lambda name=name: statistics.ratio(one[name], other[name], confidence=confidence(run))) for name in common]
+    if len(common) > 1:
+        both = {name: one[name] for name in common}, {name: other[name] for name in common}
+        ratios.append((GEOMETRIC_MEAN, lambda: statistics.geometric_mean_ratio(*both, confidence=confidence(run))))
+    for name, compute in ratios:
+        try:
+            ratio = compute()
+        except ValueError:
+            continue
+        row = {"metric": measured.name, "host": of[0], "of": of[1], "to": to[1], "workload": name, "host_cache": of[2], "guest_cache": of[3]}
+        row |= {"ratio": ratio.value, "n_of": ratio.n_of, "n_to": ratio.n_to}
+        p_value = ratio.p_against(1)
+        if p_value is not None:
+            row |= {"low": ratio.low, "high": ratio.high, "p": p_value}
+        yield row
+
+
+def _decide(rows: Iterable[dict[str, Any]], thresholds: Mapping[str, float]) -> None:
+    """Give each row its Holm-adjusted p and its outcome; the rows are one family."""
+    family = [row for row in rows if "p" in row]
+    for row, adjusted in zip(family, statistics.holm([row["p"] for row in family]), strict=True):
+        threshold = thresholds[row["metric"].split(".")[0]]
+        small = max(row["ratio"], 1 / row["ratio"]) < threshold
+        contains_one = row["low"] <= 1 <= row["high"]
+        row["p_holm"] = adjusted
+        row["outcome"] = NOT_DISTINGUISHABLE if contains_one or small or adjusted >= _SIGNIFICANCE else DISTINGUISHABLE
+        del row["p"]
+    for row in itertools.filterfalse(lambda row: "outcome" in row, rows):
+        row["outcome"] = NO_INTERVAL

@@ -1,0 +1,61 @@
+"""What can be compared: one number of one record, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .statistics import ADAPTIVE_CONFIDENCE, CONFIDENCE
+from .stored_run import Record, Run
+
+LEDGERS = ("host_pages", "guest_pages", "daemon_pages")
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """``kind`` is the kind of trial that holds it; ``clock`` tells that it comes from a clock, which under TCG is no claim."""
+
+    name: str
+    title: str
+    kind: str
+    clock: bool
+    value: Callable[[Record], float | None]
+
+
+def metric(name: str) -> Metric:
+    """The metric called ``name``: ``wall_seconds``, ``copies.PART``, or the dotted path of a number in a timed record.
+
+    Raises ValueError for any other name.
+    """
+    if name == "wall_seconds":
+        return Metric(name, "wall time", "timed", True, wall_seconds)
+    if name.startswith("copies."):
+        part = name.removeprefix("copies.")
+        return Metric(name, f"copies of part {part}", "residency", False, lambda record: page_copies(record, part))
+    if name.startswith("io_path."):
+        path = name.split(".")
+        return Metric(name, " ".join(path[1:]).replace("_", " "), "timed", "seconds" in path[-1], lambda record: _number(record, path))
+    raise ValueError(f"unknown metric {name!r}: wall_seconds, copies.PART or io_path.LAYER.COUNTER")
+
+
+def wall_seconds(record: Record) -> float:
+    return float(record["result"]["wall_seconds"])
+
+
+def page_copies(record: Record, part: str) -> float | None:
+    """Copies per accessed page of one residency trial; None when the trial did not count that part."""
+    counts = record["copies"].get(part)
+    return sum(counts[ledger] for ledger in LEDGERS) / float(counts["accessed_pages"]) if counts else None
+
+
+def confidence(run: Run) -> float:
+    """Nominal confidence of this run's intervals: higher where looking at them decided how often to boot."""
+    return ADAPTIVE_CONFIDENCE if run.adaptive else CONFIDENCE
+
+
+def _number(record: Record, path: list[str]) -> float | None:
+    value: Any = record
+    for step in path:
+        value = value.get(step) if isinstance(value, Mapping) else None
+    return float(value) if isinstance(value, int | float) else None

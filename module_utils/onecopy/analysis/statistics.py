@@ -1,0 +1,208 @@
+"""Intervals over boots, ratios, many comparisons, and when to stop repeating. Pure functions of numbers.
+
+A *sample* maps a boot to the values of its trials. The boot is the unit of repetition: every estimate starts from per-boot medians, so
+that many trials of one boot never pass for many boots.
+
+The t-interval decides. In simulation a percentile bootstrap over boots covers too little (nominal 95 %: 89 % for the mean and 92 to 94 %
+for the median with 10 boots), so from ten boots on it is given beside the t-interval as a check against skewed data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+Sample = Mapping[str, Sequence[float]]
+StopReason = Literal["half_width", "cap"]
+
+CONFIDENCE = 0.95
+# Looking at the interval to decide when to stop makes it too narrow: at 95 % nominal it covered 92.3 %. At 96 % it covers 93 to 96 %.
+ADAPTIVE_CONFIDENCE = 0.96
+ADAPTIVE_MINIMUM_BOOTS = 5
+BOOTSTRAP_MINIMUM_BOOTS = 10
+_RESAMPLES = 2000
+_OUTLIER_MADS = 3.5
+_MAD_TO_SIGMA = 1.4826
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value with its interval; ``low`` and ``high`` are None with one boot, since one boot gives no interval. ``n`` counts boots."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """How many times ``of`` is as large as ``to``; ``center``, ``error`` and ``freedom`` are in natural logs, for tests against a bound."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n_of: int
+    n_to: int
+    center: float
+    error: float | None
+    freedom: float | None
+
+    def p_against(self, bound: float) -> float | None:
+        """Two-sided p of "the true ratio is ``bound``"; None without an interval."""
+        if self.error is None or self.freedom is None:
+            return None
+        return _two_sided(self.center - math.log(bound), self.error, self.freedom)
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Whether to stop repeating, why, and the half-width as a fraction of the median (None below two boots)."""
+
+    done: bool
+    reason: StopReason | None
+    half_width: float | None
+
+
+def boot_medians(sample: Sample) -> list[float]:
+    """One median per boot, in the order of the boots' names; boots without a value are left out."""
+    return [float(np.median(sample[boot])) for boot in sorted(sample) if len(sample[boot])]
+
+
+def estimate(sample: Sample, *, logs: bool = False, confidence: float = CONFIDENCE) -> Estimate:
+    """Median over boots with the t-interval on per-boot medians; ``logs`` for values that scatter by factors, such as times.
+
+    Raises ValueError for an empty sample.
+    """
+    values = boot_medians(sample)
+    if not values:
+        raise ValueError("no value to estimate from")
+    middle = float(np.median(values))
+    if len(values) == 1:
+        return Estimate(middle, None, None, 1)
+    usable_logs = logs and min(values) > 0
+    center, error, freedom = _mean_and_error([math.log(v) for v in values] if usable_logs else values)
+    low, high = _interval(center, error, freedom, confidence)
+    return Estimate(middle, *((math.exp(low), math.exp(high)) if usable_logs else (low, high)), len(values))
+
+
+def bootstrap(sample: Sample, *, seed: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Percentile interval of the median over boots: boots are drawn again, and within each its trials. Same seed, same interval."""
+    generator = np.random.default_rng(seed)
+    trials = [np.asarray(sample[boot], dtype=float) for boot in sorted(sample) if len(sample[boot])]
+    medians = np.stack([np.median(values[generator.integers(0, len(values), (_RESAMPLES, len(values)))], axis=1) for values in trials])
+    picks = generator.integers(0, len(trials), (_RESAMPLES, len(trials)))
+    totals = np.median(medians[picks, np.arange(_RESAMPLES)[:, None]], axis=1)
+    low, high = np.quantile(totals, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def ratio(of: Sample, to: Sample, *, confidence: float = CONFIDENCE) -> Ratio:
+    """Ratio of two positive quantities by Welch's t-interval on the logs of per-boot medians. Raises ValueError for values ≤ 0."""
+    return _ratio_of_logs(_logs(boot_medians(of)), _logs(boot_medians(to)), confidence)
+
+
+def geometric_mean_ratio(of: Mapping[str, Sample], to: Mapping[str, Sample], *, confidence: float = CONFIDENCE) -> Ratio:
+    """Geometric mean over workloads of the ratio ``of``/``to``.
+
+    Workloads of one boot share that boot's luck, so each boot is first reduced to one number: its mean log over the workloads. Boots that
+    lack a workload are left out; raises ValueError when no boot is left.
+    """
+    if not of or set(of) != set(to):
+        raise ValueError("a geometric mean needs the same workloads on both sides")
+    return _ratio_of_logs(_boot_log_means(of), _boot_log_means(to), confidence)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values, in the order given: comparing each with 0.05 keeps the chance of any false alarm at 5 %."""
+    adjusted = [0.0] * len(p_values)
+    running = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = running
+    return adjusted
+
+
+def outliers(values: Sequence[float]) -> list[int]:
+    """Indexes of values further than 3.5 scaled median absolute deviations from the median; none among fewer than five values."""
+    if len(values) < 5:
+        return []
+    data = np.asarray(values, dtype=float)
+    distance = np.abs(data - np.median(data))
+    spread = float(np.median(distance)) * _MAD_TO_SIGMA
+    if spread == 0:
+        return []
+    return [int(i) for i in np.flatnonzero(distance > _OUTLIER_MADS * spread)]
+
+
+def stop(medians: Sequence[float], *, cap: int, half_width: float = 0.05, minimum: int = ADAPTIVE_MINIMUM_BOOTS) -> Stop:
+    """Whether to boot once more: stop when the interval's half-width is at most ``half_width`` of the median, or at ``cap`` boots.
+
+    ``medians`` are the per-boot medians so far. Fewer than ``minimum`` boots never stop it early: a spread guessed from two or three
+    boots is too often too small by luck.
+    """
+    relative: float | None = None
+    if len(medians) >= 2:
+        center, error, freedom = _mean_and_error(medians)
+        low, high = _interval(center, error, freedom, ADAPTIVE_CONFIDENCE)
+        middle = abs(float(np.median(medians)))
+        relative = (high - low) / 2 / middle if middle else (0.0 if high == low else math.inf)
+    if relative is not None and len(medians) >= min(minimum, cap) and relative <= half_width:
+        return Stop(True, "half_width", relative)
+    if len(medians) >= cap:
+        return Stop(True, "cap", relative)
+    return Stop(False, None, relative)
+
+
+def _logs(values: Sequence[float]) -> list[float]:
+    if not values or min(values) <= 0:
+        raise ValueError("a ratio needs positive values on both sides")
+    return [math.log(value) for value in values]
+
+
+def _boot_log_means(by_workload: Mapping[str, Sample]) -> list[float]:
+    boots = set.intersection(*(set(sample) for sample in by_workload.values()))
+    if not boots:
+        raise ValueError("no boot ran every workload")
+    means = []
+    for boot in sorted(boots):
+        logs = _logs([float(np.median(sample[boot])) for sample in by_workload.values()])
+        means.append(sum(logs) / len(logs))
+    return means
+
+
+def _ratio_of_logs(of: Sequence[float], to: Sequence[float], confidence: float) -> Ratio:
+    if len(of) < 2 or len(to) < 2:
+        center = sum(of) / len(of) - sum(to) / len(to)
+        return Ratio(math.exp(center), None, None, len(of), len(to), center, None, None)
+    of_mean, of_error, of_freedom = _mean_and_error(of)
+    to_mean, to_error, to_freedom = _mean_and_error(to)
+    center, error = of_mean - to_mean, math.hypot(of_error, to_error)
+    freedom = error**4 / (of_error**4 / of_freedom + to_error**4 / to_freedom) if error > 0 else of_freedom + to_freedom
+    low, high = _interval(center, error, freedom, confidence)
+    return Ratio(math.exp(center), math.exp(low), math.exp(high), len(of), len(to), center, error, freedom)
+
+
+def _mean_and_error(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean, its standard error, degrees of freedom."""
+    data = np.asarray(values, dtype=float)
+    # Equal numbers have a mean that differs from them by rounding: counted pages must come out exact.
+    if np.ptp(data) == 0:
+        return float(data[0]), 0.0, len(data) - 1.0
+    return float(data.mean()), float(data.std(ddof=1) / math.sqrt(len(data))), len(data) - 1.0
+
+
+def _interval(center: float, error: float, freedom: float, confidence: float) -> tuple[float, float]:
+    reach = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
+    return center - reach, center + reach
+
+
+def _two_sided(distance: float, error: float, freedom: float) -> float:
+    if error == 0:
+        return 1.0 if math.isclose(distance, 0, abs_tol=1e-12) else 0.0
+    return float(2 * stats.t.sf(abs(distance) / error, freedom))

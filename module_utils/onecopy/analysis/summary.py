@@ -1,0 +1,147 @@
+"""summary.json: what a run found, as a pure function of its stored records. The same records give the same bytes, on any machine."""
+
+from __future__ import annotations
+
+import json
+import statistics as plain
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from . import statistics
+from .comparisons import aa, against_baseline
+from .metrics import LEDGERS, confidence, page_copies, wall_seconds
+from .stored_run import PARTS, STATUSES, Record, Run, by_boot, group
+from .verdicts import judge
+
+SCHEMA = 1
+_STATE = ("host", "system", "label", "guests", "workload", "host_cache", "guest_cache")
+# Nine digits are more than any trial carries and fewer than what differs between versions of the mathematics libraries.
+_DIGITS = 9
+
+
+def summarise(run: Run, claims: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary of ``run``, judged by ``claims`` (the document of experiments/claims.yml). Numbers that do not exist are absent."""
+    outcome = aa(run, claims["thresholds"])
+    return rounded(
+        {
+            "schema": SCHEMA,
+            "experiment": run.experiment,
+            "run_id": run.run_id,
+            "accelerator": run.accelerator,
+            "hosts": list(run.hosts),
+            "trials": trials(run),
+            "aa": outcome,
+            "copies": copies(run),
+            "timings": timings(run),
+            "io_path": io_path(run),
+            "comparisons": against_baseline(run, claims["thresholds"]),
+            "claims": judge(run, claims, outcome),
+        }
+    )
+
+
+def dump(summary: Mapping[str, Any]) -> str:
+    """The bytes of summary.json."""
+    return json.dumps(summary, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def trials(run: Run) -> dict[str, int]:
+    """Trials by what became of them. ``pending`` were planned and have no record; ``planned`` counts neither of the last two."""
+    planned = len(run.plan["trials"]) * len(run.hosts)
+    counts = {status: sum(record["status"] == status for record in run.records) for status in STATUSES}
+    return {
+        "planned": planned,
+        **counts,
+        "pending": planned - len(run.records),
+        "torn_lines": run.torn,
+        "unsupported": sum(entry["trials"] for entry in run.plan["unsupported"]) * len(run.hosts),
+        "not_applicable": sum(entry["trials"] for entry in run.plan["excluded"]) * len(run.hosts),
+    }
+
+
+def copies(run: Run) -> list[dict[str, Any]]:
+    """Copies per page of each part of the data set, with the share of each party; all are ratios to the pages that were accessed."""
+    rows = []
+    for key, records in group(run.ok("residency"), _STATE).items():
+        for part in PARTS:
+            found = [record for record in records if part in record["copies"]]
+            if not found:
+                continue
+            estimate = statistics.estimate(by_boot(found, lambda record: page_copies(record, part)), confidence=confidence(run))
+            row = dict(zip(_STATE, key, strict=True)) | {"part": part, "copies": estimate.value, **_limits(estimate)}
+            for ledger in LEDGERS:
+                row[f"copies_{ledger.removesuffix('_pages')}"] = _middle(found, lambda record: _per_page(record, part, record["copies"][part][ledger]))
+            physical = [record for record in found if "physical_pages" in record["copies"][part]]
+            if physical:
+                row["copies_physical"] = _middle(physical, lambda record: _per_page(record, part, record["copies"][part]["physical_pages"]))
+            if part == "all":
+                row["extra"] = _middle(found, lambda record: _per_page(record, "all", record["extra_pages"]))
+                row["overhead"] = _middle(found, lambda record: _per_page(record, "all", record["overhead_pages"]))
+            rows.append(row)
+    return rows
+
+
+def timings(run: Run) -> list[dict[str, Any]]:
+    """Wall seconds of every workload in every state: the median over boots, its interval, and how its repeats ended."""
+    rows = []
+    for key, records in group(run.ok("timed"), _STATE).items():
+        sample = by_boot(records, wall_seconds)
+        estimate = statistics.estimate(sample, logs=True, confidence=confidence(run))
+        row = dict(zip(_STATE, key, strict=True)) | {"wall_seconds_median": estimate.value, **_limits(estimate), "stopped_by": _stopped_by(run, sample)}
+        if estimate.n >= statistics.BOOTSTRAP_MINIMUM_BOOTS:
+            row["bootstrap_low"], row["bootstrap_high"] = statistics.bootstrap(sample, seed=run.plan["seed"], confidence=confidence(run))
+        flagged = statistics.outliers([wall_seconds(record) for record in records])
+        if flagged:
+            row["outliers"] = [records[index]["id"] for index in flagged]
+        rows.append(row)
+    return rows
+
+
+def io_path(run: Run) -> list[dict[str, Any]]:
+    """Medians over boots of everything counted at each layer during timed trials; ``per_wanted_byte`` where bytes were wanted."""
+    rows = []
+    for key, records in group([record for record in run.ok("timed") if record.get("io_path")], _STATE).items():
+        layers: dict[str, dict[str, float]] = {}
+        for layer in sorted({layer for record in records for layer in record["io_path"]}):
+            names = sorted({name for record in records for name, value in record["io_path"].get(layer, {}).items() if _is_number(value)})
+            layers[layer] = {name: _middle(records, lambda record: record["io_path"].get(layer, {}).get(name)) for name in names}
+        row = dict(zip(_STATE, key, strict=True)) | {"layers": layers, "n": len(by_boot(records, lambda record: 1.0))}
+        wanted = records[0]["result"].get("wanted_bytes")
+        rows.append(row | {"wanted_bytes": wanted} if wanted else row)
+    return rows
+
+
+def rounded(value: Any) -> Any:
+    """``value`` with every float cut to the digits that are the same everywhere."""
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(item) for item in value]
+    return value
+
+
+def _stopped_by(run: Run, sample: statistics.Sample) -> str:
+    if not run.adaptive:
+        return "fixed"
+    return statistics.stop(statistics.boot_medians(sample), **run.adaptive).reason or "not_yet"
+
+
+def _per_page(record: Record, part: str, pages: int) -> float:
+    return pages / float(record["copies"][part]["accessed_pages"])
+
+
+def _middle(records: Sequence[Record], value: Callable[[Record], float | None]) -> float:
+    return plain.median(statistics.boot_medians(by_boot(records, value)))
+
+
+def _limits(estimate: statistics.Estimate) -> dict[str, Any]:
+    limits: dict[str, Any] = {"n": estimate.n}
+    if estimate.low is not None and estimate.high is not None:
+        limits |= {"low": estimate.low, "high": estimate.high}
+    return limits
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

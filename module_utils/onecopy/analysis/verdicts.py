@@ -1,0 +1,215 @@
+"""Verdicts on the paper's claims, computed from records against the effect that experiments/claims.yml states beforehand.
+
+A comparison claims that a ratio (or a level) lies within bounds. Its interval inside the bounds supports it, outside refutes it, across
+them leaves it open; Holm's correction over all comparisons of the run guards against finding something by looking often.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from . import statistics
+from .comparisons import DISTINGUISHABLE, system_of
+from .metrics import Metric, confidence, metric
+from .stored_run import Record, Run, by_boot
+
+Verdict = Literal["supported", "refuted", "inconclusive"]
+_SIGNIFICANCE = 0.05
+TCG_REASON = "times under TCG are not claims"
+
+
+class ClaimsError(Exception):
+    """experiments/claims.yml says something that makes no sense; the text is one line."""
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """One comparison of one claim on one host: what was found, before and after the decision."""
+
+    claim: str
+    comparison: Mapping[str, Any]
+    host: str
+    numbers: dict[str, Any] = field(default_factory=dict)
+    inside: bool | None = None
+    p: float | None = None
+    verdict: Verdict = "inconclusive"
+    because: str = ""
+
+    @property
+    def decides(self) -> bool:
+        return bool(self.comparison.get("decides", True))
+
+
+def judge(run: Run, claims: Mapping[str, Any], aa: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One verdict per claim: id, text, verdict, numbers, because. Raises ClaimsError for a claim that cannot be evaluated."""
+    findings = [finding for claim in claims["claims"] for finding in _find(run, claim)]
+    findings = _decide(findings, aa)
+    return [_conclude(claim, [finding for finding in findings if finding.claim == claim["id"]]) for claim in claims["claims"]]
+
+
+def _find(run: Run, claim: Mapping[str, Any]) -> Iterator[_Finding]:
+    for comparison in claim["comparisons"]:
+        try:
+            measured = metric(comparison["metric"])
+            for host in run.hosts:
+                yield _measure(run, _Finding(claim["id"], comparison, host), measured)
+        except (KeyError, ValueError) as error:
+            raise ClaimsError(f"claims: {claim['id']}: {comparison.get('name', 'a comparison')}: {error}") from None
+
+
+def _measure(run: Run, finding: _Finding, measured: Metric) -> _Finding:
+    comparison = finding.comparison
+    sides = {side: _records(run, measured, finding.host, comparison[side]) for side in ("of", "to") if side in comparison}
+    missing = [_missing(run, comparison[side]) for side, labels in sides.items() if not labels]
+    hopeless = TCG_REASON if measured.clock and run.accelerator == "tcg" else None
+    if missing:
+        return replace(finding, because="; ".join(([hopeless] if hopeless else []) + missing))
+    found = _ratio(run, finding, measured, sides) if "to" in sides else _level(run, finding, measured, sides["of"])
+    return replace(found, p=None, inside=None, because=hopeless) if hopeless else found
+
+
+def _records(run: Run, measured: Metric, host: str, selector: Mapping[str, Any]) -> dict[str, dict[str, statistics.Sample]]:
+    """Samples by label and workload. A system means the label of its own name; ``best: true`` means every label it ran under."""
+    wanted = {key: selector[key] for key in ("host_cache", "guest_cache") if key in selector}
+    found: dict[str, dict[str, list[Record]]] = {}
+    for record in run.ok(measured.kind):
+        own = record["label"] == selector["system"] or (selector.get("best") and system_of(run, record["label"]) == selector["system"])
+        if own and record["host"] == host and all(record[key] == value for key, value in wanted.items()):
+            found.setdefault(record["label"], {}).setdefault(record["workload"], []).append(record)
+    samples = {
+        label: {name: sample for name, records in sorted(workloads.items()) if (sample := by_boot(records, measured.value))}
+        for label, workloads in sorted(found.items())
+    }
+    return {label: workloads for label, workloads in samples.items() if workloads}
+
+
+def _missing(run: Run, selector: Mapping[str, Any]) -> str:
+    system = selector["system"]
+    for entry in run.plan["unsupported"]:
+        if entry["system"] == system:
+            return f"{system} is unsupported here: {entry['reason']}"
+    state = " ".join(f"{key.removesuffix('_cache')}-{selector[key]}" for key in ("host_cache", "guest_cache") if key in selector)
+    return f"{system} {state} was not measured in this run".replace("  ", " ")
+
+
+def _ratio(run: Run, finding: _Finding, measured: Metric, sides: Mapping[str, Mapping[str, Mapping[str, statistics.Sample]]]) -> _Finding:
+    low, high = _bounds(finding.comparison)
+    choices = []
+    for of, of_samples in sides["of"].items():
+        for to, to_samples in sides["to"].items():
+            common = sorted(set(of_samples) & set(to_samples) & set(finding.comparison.get("workloads", of_samples)))
+            try:
+                both = {name: of_samples[name] for name in common}, {name: to_samples[name] for name in common}
+                choices.append((statistics.geometric_mean_ratio(*both, confidence=confidence(run)), of, to, common))
+            except ValueError as error:
+                problem = str(error)
+    if not choices:
+        return replace(finding, because=f"no ratio: {problem}")
+    # Each side is given its best label: the lowest figure above the line, and below it too.
+    ratio, of, to, common = min(choices, key=lambda choice: choice[0].value if "best" in finding.comparison["of"] else -choice[0].value)
+    numbers = {"of": of, "to": to, "workloads": common, "ratio": ratio.value, "n_of": ratio.n_of, "n_to": ratio.n_to}
+    if ratio.low is None or ratio.high is None:
+        return replace(finding, numbers=numbers, because="one boot has no interval")
+    p_values = [p for bound in (low, high) if 0 < bound < math.inf and (p := ratio.p_against(bound)) is not None]
+    inside = _side(ratio.low, ratio.high, low, high)
+    return replace(finding, numbers=numbers | {"low": ratio.low, "high": ratio.high}, inside=inside, p=max(p_values))
+
+
+def _level(run: Run, finding: _Finding, measured: Metric, samples: Mapping[str, Mapping[str, statistics.Sample]]) -> _Finding:
+    low, high = _bounds(finding.comparison)
+    (label, by_workload), *_ = samples.items()
+    chosen = {name: sample for name, sample in by_workload.items() if name in finding.comparison.get("workloads", by_workload)}
+    estimates = [statistics.estimate(sample, confidence=confidence(run)) for sample in chosen.values()]
+    if not estimates:
+        return replace(finding, because="its workloads were not measured in this run")
+    values = [estimate.value for estimate in estimates]
+    numbers = {"of": label, "workloads": sorted(chosen), "least": min(values), "most": max(values), "n_of": min(estimate.n for estimate in estimates)}
+    limits = [(estimate.low, estimate.high) for estimate in estimates if estimate.low is not None and estimate.high is not None]
+    if len(limits) < len(estimates):
+        return replace(finding, numbers=numbers, because="one boot has no interval")
+    sides = [_side(one, other, low, high) for one, other in limits]
+    # Every workload must lie inside; one that lies outside is enough against the claim.
+    inside = False if False in sides else None if None in sides else True
+    return replace(finding, numbers=numbers, inside=inside, p=0.0)
+
+
+def _bounds(comparison: Mapping[str, Any]) -> tuple[float, float]:
+    low, high = comparison["within"]
+    return float(-math.inf if low is None else low), float(math.inf if high is None else high)
+
+
+def _side(low: float, high: float, least: float, most: float) -> bool | None:
+    """True inside the bounds, False outside, None across one of them."""
+    if least <= low and high <= most:
+        return True
+    return False if high < least or low > most else None
+
+
+def _decide(findings: Sequence[_Finding], aa: Mapping[str, Any]) -> list[_Finding]:
+    tested = [finding for finding in findings if finding.p is not None]
+    adjusted = dict(zip(map(id, tested), statistics.holm([finding.p or 0.0 for finding in tested]), strict=True))
+    return [_decided(finding, adjusted.get(id(finding)), aa) for finding in findings]
+
+
+def _decided(finding: _Finding, p_holm: float | None, aa: Mapping[str, Any]) -> _Finding:
+    if p_holm is None:
+        return finding
+    finding = replace(finding, numbers=finding.numbers | {"p_holm": p_holm})
+    if aa["outcome"] == DISTINGUISHABLE:
+        return replace(finding, because=f"the A/A pair failed: {aa['because']}")
+    if finding.inside is None:
+        return replace(finding, because="the interval crosses the bound that was stated beforehand")
+    if p_holm >= _SIGNIFICANCE:
+        return replace(finding, because=f"not significant among {'all'} comparisons of this run (Holm p {p_holm:.2g})")
+    verdict: Verdict = "supported" if finding.inside else "refuted"
+    return replace(finding, verdict=verdict, because="inside the claimed bounds" if finding.inside else "outside the claimed bounds")
+
+
+def _conclude(claim: Mapping[str, Any], findings: Sequence[_Finding]) -> dict[str, Any]:
+    deciding = [finding for finding in findings if finding.decides]
+    verdicts = [finding.verdict for finding in deciding]
+    verdict: Verdict = "inconclusive"
+    if "refuted" in verdicts:
+        verdict = "refuted"
+    elif verdicts and all(each == "supported" for each in verdicts):
+        verdict = "supported"
+    because = "; ".join(dict.fromkeys(_sentence(finding) for finding in deciding if finding.verdict == verdict))
+    if not claim["comparisons"]:
+        because = f"not measured in this run: it takes {claim['awaits']}"
+    return {
+        "id": claim["id"],
+        "text": claim["text"],
+        "verdict": verdict,
+        "because": because,
+        "numbers": [_row(finding) for finding in findings],
+    }
+
+
+def _row(finding: _Finding) -> dict[str, Any]:
+    comparison = finding.comparison
+    claimed = {key: value for key, value in zip(("at_least", "at_most"), comparison["within"], strict=True) if value is not None}
+    return {
+        "name": comparison["name"],
+        "metric": comparison["metric"],
+        "host": finding.host,
+        "claimed": claimed,
+        "decides": finding.decides,
+        "verdict": finding.verdict,
+        "because": finding.because,
+        **finding.numbers,
+    }
+
+
+def _sentence(finding: _Finding) -> str:
+    numbers = finding.numbers
+    figures = ""
+    if "low" in numbers:
+        figures = f" {numbers['ratio']:.3g} [{numbers['low']:.3g}, {numbers['high']:.3g}]"
+    elif "ratio" in numbers:
+        figures = f" {numbers['ratio']:.3g}"
+    elif "least" in numbers:
+        figures = f" {numbers['least']:.6g} to {numbers['most']:.6g}"
+    return f"{finding.comparison['name']}{figures}: {finding.because}"
