@@ -16,6 +16,7 @@ GEOMETRIC_MEAN = "geometric mean"
 NOT_DISTINGUISHABLE = "not distinguishable"
 DISTINGUISHABLE = "distinguishable"
 NO_INTERVAL = "no interval"
+ABSENT = "absent"
 _METRICS = ("wall_seconds", "copies.all")
 _SIGNIFICANCE = 0.05
 
@@ -24,34 +25,43 @@ States = Mapping[tuple[str, str, str, str], Mapping[str, statistics.Sample]]
 
 
 def aa(run: Run, thresholds: Mapping[str, float]) -> dict[str, Any]:
-    """The same system under two labels: ``outcome`` is distinguishable, not distinguishable, no interval or absent, and ``because`` says why.
+    """The same system under two labels: did it come out as the same?
 
-    ``thresholds`` maps a metric's first word to the ratio below which a difference does not matter.
+    ``outcome`` is distinguishable, not distinguishable, no interval or absent; ``because`` says why. ``thresholds``
+    maps a metric's first word to the ratio below which a difference does not matter.
     """
     pairs = _twins(run)
     if not pairs:
-        return {"outcome": "absent", "because": "no system ran under two labels: nothing shows that a difference seen here is a real one", "comparisons": []}
+        because = "no system ran under two labels: nothing shows that a difference seen here is a real one"
+        return {"outcome": ABSENT, "because": because, "comparisons": []}
     rows = []
     for name in _METRICS:
         measured = metric(name)
         states = _states(run, measured)
         for one, other in pairs:
-            rows += [row for key in states if key[1] == one for row in _compare(run, measured, states, key, (key[0], other, *key[2:]))]
+            rows += [
+                row
+                for key in states
+                if key[1] == one
+                for row in _compare(run, measured, states, key, (key[0], other, *key[2:]))
+            ]
     _decide(rows, thresholds)
     names = ", ".join(f"{one} and {other}" for one, other in pairs)
     different = [row for row in rows if row["outcome"] == DISTINGUISHABLE]
     if different:
         worst = max(different, key=lambda row: abs(row["ratio"] - 1))
-        because = f"{names} are the same system, yet differ: {worst['metric']} of {worst['workload']} by a factor of {worst['ratio']:.3g}"
+        difference = f"{worst['metric']} of {worst['workload']} by a factor of {worst['ratio']:.3g}"
+        because = f"{names} are the same system, yet differ: {difference}"
         return {"outcome": DISTINGUISHABLE, "because": because, "comparisons": rows}
     if all(row["outcome"] == NO_INTERVAL for row in rows):
-        return {"outcome": NO_INTERVAL, "because": f"{names}: one boot each gives no interval, so the pair shows nothing yet", "comparisons": rows}
+        because = f"{names}: one boot each gives no interval, so the pair shows nothing yet"
+        return {"outcome": NO_INTERVAL, "because": because, "comparisons": rows}
     because = f"{names} are the same system and came out as such in {len(rows)} comparisons"
     return {"outcome": NOT_DISTINGUISHABLE, "because": because, "comparisons": rows}
 
 
 def against_baseline(run: Run, thresholds: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Ratio of every label to the baseline (``gfs`` where it ran) in the same state, per workload and as a geometric mean over workloads."""
+    """Ratio of every label to the baseline (``gfs`` where it ran) in the same state, per workload and over all of them."""
     rows: list[dict[str, Any]] = []
     for name in _METRICS:
         measured = metric(name)
@@ -89,9 +99,13 @@ def _twins(run: Run) -> list[tuple[str, str]]:
 def _states(run: Run, measured: Metric) -> States:
     rows: dict[tuple[str, str, str, str], dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
     for record in run.ok(measured.kind):
-        rows[record["host"], record["label"], record["host_cache"], record["guest_cache"]][record["workload"]].append(record)
+        rows[record["host"], record["label"], record["host_cache"], record["guest_cache"]][record["workload"]].append(
+            record
+        )
     return {
-        key: {name: sample for name, records in sorted(workloads.items()) if (sample := by_boot(records, measured.value))}
+        key: {
+            name: sample for name, records in sorted(workloads.items()) if (sample := by_boot(records, measured.value))
+        }
         for key, workloads in rows.items()
     }
 
@@ -110,17 +124,15 @@ def _compare(
 ) -> Iterator[dict[str, Any]]:
     one, other = states.get(of, {}), states.get(to, {})
     common = sorted(set(one) & set(other))
-    ratios = [(name, lambda name=name: statistics.ratio(one[name], other[name], confidence=confidence(run))) for name in common]
-    if len(common) > 1:
-        both = {name: one[name] for name in common}, {name: other[name] for name in common}
-        ratios.append((GEOMETRIC_MEAN, lambda: statistics.geometric_mean_ratio(*both, confidence=confidence(run))))
-    for name, compute in ratios:
+    groups = [(name, [name]) for name in common] + ([(GEOMETRIC_MEAN, common)] if len(common) > 1 else [])
+    for title, names in groups:
+        sides = {name: one[name] for name in names}, {name: other[name] for name in names}
         try:
-            ratio = compute()
+            ratio = statistics.geometric_mean_ratio(*sides, confidence=confidence(run))
         except ValueError:
             continue
-        row = {"metric": measured.name, "host": of[0], "of": of[1], "to": to[1], "workload": name, "host_cache": of[2], "guest_cache": of[3]}
-        row |= {"ratio": ratio.value, "n_of": ratio.n_of, "n_to": ratio.n_to}
+        row: dict[str, Any] = {"metric": measured.name, "host": of[0], "of": of[1], "to": to[1], "workload": title}
+        row |= {"host_cache": of[2], "guest_cache": of[3], "ratio": ratio.value, "n_of": ratio.n_of, "n_to": ratio.n_to}
         p_value = ratio.p_against(1)
         if p_value is not None:
             row |= {"low": ratio.low, "high": ratio.high, "p": p_value}

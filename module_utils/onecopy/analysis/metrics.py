@@ -14,7 +14,10 @@ LEDGERS = ("host_pages", "guest_pages", "daemon_pages")
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """``kind`` is the kind of trial that holds it; ``clock`` tells that it comes from a clock, which under TCG is no claim."""
+    """``kind`` is the kind of trial that holds it.
+
+    ``clock`` tells that it comes from a clock, which under TCG is no claim.
+    """
 
     name: str
     title: str
@@ -35,7 +38,13 @@ def metric(name: str) -> Metric:
         return Metric(name, f"copies of part {part}", "residency", False, lambda record: page_copies(record, part))
     if name.startswith("io_path."):
         path = name.split(".")
-        return Metric(name, " ".join(path[1:]).replace("_", " "), "timed", "seconds" in path[-1], lambda record: _number(record, path))
+        return Metric(
+            name,
+            " ".join(path[1:]).replace("_", " "),
+            "timed",
+            "seconds" in path[-1],
+            lambda record: _number(record, path),
+        )
     raise ValueError(f"unknown metric {name!r}: wall_seconds, copies.PART or io_path.LAYER.COUNTER")
 
 

@@ -1,10 +1,11 @@
 """Intervals over boots, ratios, many comparisons, and when to stop repeating. Pure functions of numbers.
 
-A *sample* maps a boot to the values of its trials. The boot is the unit of repetition: every estimate starts from per-boot medians, so
-that many trials of one boot never pass for many boots.
+A *sample* maps a boot to the values of its trials. The boot is the unit of repetition: every estimate starts from
+per-boot medians, so that many trials of one boot never pass for many boots.
 
-The t-interval decides. In simulation a percentile bootstrap over boots covers too little (nominal 95 %: 89 % for the mean and 92 to 94 %
-for the median with 10 boots), so from ten boots on it is given beside the t-interval as a check against skewed data.
+The t-interval decides. In simulation a percentile bootstrap over boots covers too little (nominal 95 %: 89 % for the
+mean and 92 to 94 % for the median with 10 boots), so from ten boots on it is given beside the t-interval as a check
+against skewed data.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ Sample = Mapping[str, Sequence[float]]
 StopReason = Literal["half_width", "cap"]
 
 CONFIDENCE = 0.95
-# Looking at the interval to decide when to stop makes it too narrow: at 95 % nominal it covered 92.3 %. At 96 % it covers 93 to 96 %.
+# Looking at the interval to decide when to stop makes it too narrow: at 95 % nominal it covered 92.3 %. At 96 % it
+# covers 93 to 96 %.
 ADAPTIVE_CONFIDENCE = 0.96
 ADAPTIVE_MINIMUM_BOOTS = 5
 BOOTSTRAP_MINIMUM_BOOTS = 10
@@ -32,7 +34,10 @@ _MAD_TO_SIGMA = 1.4826
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value with its interval; ``low`` and ``high`` are None with one boot, since one boot gives no interval. ``n`` counts boots."""
+    """A value with its interval.
+
+    ``low`` and ``high`` are None with one boot, since one boot gives no interval. ``n`` counts boots.
+    """
 
     value: float
     low: float | None
@@ -42,7 +47,10 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How many times ``of`` is as large as ``to``; ``center``, ``error`` and ``freedom`` are in natural logs, for tests against a bound."""
+    """How many times ``of`` is as large as ``to``.
+
+    ``center``, ``error`` and ``freedom`` are in natural logs, for tests against a bound.
+    """
 
     value: float
     low: float | None
@@ -75,7 +83,7 @@ def boot_medians(sample: Sample) -> list[float]:
 
 
 def estimate(sample: Sample, *, logs: bool = False, confidence: float = CONFIDENCE) -> Estimate:
-    """Median over boots with the t-interval on per-boot medians; ``logs`` for values that scatter by factors, such as times.
+    """Median over boots with the t-interval on per-boot medians; ``logs`` for what scatters by factors, such as times.
 
     Raises ValueError for an empty sample.
     """
@@ -92,26 +100,29 @@ def estimate(sample: Sample, *, logs: bool = False, confidence: float = CONFIDEN
 
 
 def bootstrap(sample: Sample, *, seed: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Percentile interval of the median over boots: boots are drawn again, and within each its trials. Same seed, same interval."""
+    """Percentile interval of the median over boots.
+
+    Boots are drawn again, and within each its trials. Same seed, same interval.
+    """
     generator = np.random.default_rng(seed)
     trials = [np.asarray(sample[boot], dtype=float) for boot in sorted(sample) if len(sample[boot])]
-    medians = np.stack([np.median(values[generator.integers(0, len(values), (_RESAMPLES, len(values)))], axis=1) for values in trials])
+    medians = np.stack(
+        [np.median(values[generator.integers(0, len(values), (_RESAMPLES, len(values)))], axis=1) for values in trials]
+    )
     picks = generator.integers(0, len(trials), (_RESAMPLES, len(trials)))
     totals = np.median(medians[picks, np.arange(_RESAMPLES)[:, None]], axis=1)
     low, high = np.quantile(totals, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
-def ratio(of: Sample, to: Sample, *, confidence: float = CONFIDENCE) -> Ratio:
-    """Ratio of two positive quantities by Welch's t-interval on the logs of per-boot medians. Raises ValueError for values ≤ 0."""
-    return _ratio_of_logs(_logs(boot_medians(of)), _logs(boot_medians(to)), confidence)
+def geometric_mean_ratio(
+    of: Mapping[str, Sample], to: Mapping[str, Sample], *, confidence: float = CONFIDENCE
+) -> Ratio:
+    """Ratio ``of``/``to``, its geometric mean over workloads where there are several, by Welch's t-interval on logs.
 
-
-def geometric_mean_ratio(of: Mapping[str, Sample], to: Mapping[str, Sample], *, confidence: float = CONFIDENCE) -> Ratio:
-    """Geometric mean over workloads of the ratio ``of``/``to``.
-
-    Workloads of one boot share that boot's luck, so each boot is first reduced to one number: its mean log over the workloads. Boots that
-    lack a workload are left out; raises ValueError when no boot is left.
+    Workloads of one boot share that boot's luck, so each boot is first reduced to one number: its mean log over the
+    workloads. Boots that lack a workload are left out. Raises ValueError when no boot is left or a value is not
+    positive.
     """
     if not of or set(of) != set(to):
         raise ValueError("a geometric mean needs the same workloads on both sides")
@@ -119,7 +130,10 @@ def geometric_mean_ratio(of: Mapping[str, Sample], to: Mapping[str, Sample], *, 
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values, in the order given: comparing each with 0.05 keeps the chance of any false alarm at 5 %."""
+    """Holm's adjusted p-values, in the order given.
+
+    Comparing each with 0.05 keeps the chance of any false alarm at 5 %.
+    """
     adjusted = [0.0] * len(p_values)
     running = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
@@ -129,7 +143,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def outliers(values: Sequence[float]) -> list[int]:
-    """Indexes of values further than 3.5 scaled median absolute deviations from the median; none among fewer than five values."""
+    """Indexes of values further than 3.5 scaled median absolute deviations from the median.
+
+    None among fewer than five values.
+    """
     if len(values) < 5:
         return []
     data = np.asarray(values, dtype=float)
@@ -140,11 +157,13 @@ def outliers(values: Sequence[float]) -> list[int]:
     return [int(i) for i in np.flatnonzero(distance > _OUTLIER_MADS * spread)]
 
 
-def stop(medians: Sequence[float], *, cap: int, half_width: float = 0.05, minimum: int = ADAPTIVE_MINIMUM_BOOTS) -> Stop:
-    """Whether to boot once more: stop when the interval's half-width is at most ``half_width`` of the median, or at ``cap`` boots.
+def stop(
+    medians: Sequence[float], *, cap: int, half_width: float = 0.05, minimum: int = ADAPTIVE_MINIMUM_BOOTS
+) -> Stop:
+    """Whether to boot once more: stop at a half-width of at most ``half_width`` of the median, or at ``cap`` boots.
 
-    ``medians`` are the per-boot medians so far. Fewer than ``minimum`` boots never stop it early: a spread guessed from two or three
-    boots is too often too small by luck.
+    ``medians`` are the per-boot medians so far. Fewer than ``minimum`` boots never stop it early: a spread guessed from
+    two or three boots is too often too small by luck.
     """
     relative: float | None = None
     if len(medians) >= 2:

@@ -26,7 +26,10 @@ class RunError(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """Records are merged by host and trial and stand in the order of the plan; ``torn`` counts half-written lines that were left out."""
+    """Records are merged by host and trial and stand in the order of the plan.
+
+    ``torn`` counts half-written lines that were left out.
+    """
 
     plan: Mapping[str, Any]
     manifest: Mapping[str, Any]
@@ -64,7 +67,9 @@ def load(directory: Path) -> Run:
     plan = _document(directory / "plan.json")
     manifest = _document(directory / "manifest.json")
     if plan.get("schema") != SCHEMA:
-        raise RunError(f"{directory / 'plan.json'}: format version {plan.get('schema')!r}: this kit reads version {SCHEMA}")
+        raise RunError(
+            f"{directory / 'plan.json'}: format version {plan.get('schema')!r}: this kit reads version {SCHEMA}"
+        )
     files = sorted([*directory.glob("results.jsonl"), *directory.glob("results-*.jsonl")])
     read = [records.read(file) for file in files]
     merged = records.merge(*(part.records for part in read))
@@ -72,7 +77,9 @@ def load(directory: Path) -> Run:
         raise RunError(f"{directory}: holds no record: run the experiment first")
     foreign = next((record for record in merged if record.get("schema") != SCHEMA), None)
     if foreign is not None:
-        raise RunError(f"{directory}: record {foreign['id']} has format version {foreign.get('schema')!r}: this kit reads version {SCHEMA}")
+        raise RunError(
+            f"{directory}: record {foreign['id']} has format version {foreign.get('schema')!r}: this kit reads {SCHEMA}"
+        )
     return Run(plan, manifest, tuple(merged), sum(part.torn for part in read))
 
 

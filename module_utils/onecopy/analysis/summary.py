@@ -1,4 +1,7 @@
-"""summary.json: what a run found, as a pure function of its stored records. The same records give the same bytes, on any machine."""
+"""summary.json.
+
+What a run found, as a pure function of its stored records. The same records give the same bytes, on any machine.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 
 from . import statistics
 from .comparisons import aa, against_baseline
-from .metrics import LEDGERS, confidence, page_copies, wall_seconds
+from .metrics import LEDGERS, confidence, metric, wall_seconds
 from .stored_run import PARTS, STATUSES, Record, Run, by_boot, group
 from .verdicts import judge
 
@@ -20,9 +23,12 @@ _DIGITS = 9
 
 
 def summarise(run: Run, claims: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary of ``run``, judged by ``claims`` (the document of experiments/claims.yml). Numbers that do not exist are absent."""
+    """The summary of ``run``, judged by ``claims`` (the document of experiments/claims.yml).
+
+    Numbers that do not exist are absent.
+    """
     outcome = aa(run, claims["thresholds"])
-    return rounded(
+    summary: dict[str, Any] = rounded(
         {
             "schema": SCHEMA,
             "experiment": run.experiment,
@@ -38,6 +44,7 @@ def summarise(run: Run, claims: Mapping[str, Any]) -> dict[str, Any]:
             "claims": judge(run, claims, outcome),
         }
     )
+    return summary
 
 
 def dump(summary: Mapping[str, Any]) -> str:
@@ -46,7 +53,10 @@ def dump(summary: Mapping[str, Any]) -> str:
 
 
 def trials(run: Run) -> dict[str, int]:
-    """Trials by what became of them. ``pending`` were planned and have no record; ``planned`` counts neither of the last two."""
+    """Trials by what became of them.
+
+    ``pending`` were planned and have no record; ``planned`` counts neither of the last two.
+    """
     planned = len(run.plan["trials"]) * len(run.hosts)
     counts = {status: sum(record["status"] == status for record in run.records) for status in STATUSES}
     return {
@@ -60,24 +70,16 @@ def trials(run: Run) -> dict[str, int]:
 
 
 def copies(run: Run) -> list[dict[str, Any]]:
-    """Copies per page of each part of the data set, with the share of each party; all are ratios to the pages that were accessed."""
+    """Copies per page of each part of the data set, with the share of each party.
+
+    All are ratios to the pages that were accessed.
+    """
     rows = []
     for key, records in group(run.ok("residency"), _STATE).items():
         for part in PARTS:
-            found = [record for record in records if part in record["copies"]]
-            if not found:
-                continue
-            estimate = statistics.estimate(by_boot(found, lambda record: page_copies(record, part)), confidence=confidence(run))
-            row = dict(zip(_STATE, key, strict=True)) | {"part": part, "copies": estimate.value, **_limits(estimate)}
-            for ledger in LEDGERS:
-                row[f"copies_{ledger.removesuffix('_pages')}"] = _middle(found, lambda record: _per_page(record, part, record["copies"][part][ledger]))
-            physical = [record for record in found if "physical_pages" in record["copies"][part]]
-            if physical:
-                row["copies_physical"] = _middle(physical, lambda record: _per_page(record, part, record["copies"][part]["physical_pages"]))
-            if part == "all":
-                row["extra"] = _middle(found, lambda record: _per_page(record, "all", record["extra_pages"]))
-                row["overhead"] = _middle(found, lambda record: _per_page(record, "all", record["overhead_pages"]))
-            rows.append(row)
+            counted = [record for record in records if part in record["copies"]]
+            if counted:
+                rows.append(dict(zip(_STATE, key, strict=True)) | {"part": part} | _copies(run, counted, part))
     return rows
 
 
@@ -87,9 +89,15 @@ def timings(run: Run) -> list[dict[str, Any]]:
     for key, records in group(run.ok("timed"), _STATE).items():
         sample = by_boot(records, wall_seconds)
         estimate = statistics.estimate(sample, logs=True, confidence=confidence(run))
-        row = dict(zip(_STATE, key, strict=True)) | {"wall_seconds_median": estimate.value, **_limits(estimate), "stopped_by": _stopped_by(run, sample)}
+        row = dict(zip(_STATE, key, strict=True)) | {
+            "wall_seconds_median": estimate.value,
+            **_limits(estimate),
+            "stopped_by": _stopped_by(run, sample),
+        }
         if estimate.n >= statistics.BOOTSTRAP_MINIMUM_BOOTS:
-            row["bootstrap_low"], row["bootstrap_high"] = statistics.bootstrap(sample, seed=run.plan["seed"], confidence=confidence(run))
+            row["bootstrap_low"], row["bootstrap_high"] = statistics.bootstrap(
+                sample, seed=run.plan["seed"], confidence=confidence(run)
+            )
         flagged = statistics.outliers([wall_seconds(record) for record in records])
         if flagged:
             row["outliers"] = [records[index]["id"] for index in flagged]
@@ -98,13 +106,15 @@ def timings(run: Run) -> list[dict[str, Any]]:
 
 
 def io_path(run: Run) -> list[dict[str, Any]]:
-    """Medians over boots of everything counted at each layer during timed trials; ``per_wanted_byte`` where bytes were wanted."""
+    """Medians over boots of everything counted at each layer during timed trials.
+
+    ``per_wanted_byte`` where bytes were wanted.
+    """
     rows = []
     for key, records in group([record for record in run.ok("timed") if record.get("io_path")], _STATE).items():
         layers: dict[str, dict[str, float]] = {}
-        for layer in sorted({layer for record in records for layer in record["io_path"]}):
-            names = sorted({name for record in records for name, value in record["io_path"].get(layer, {}).items() if _is_number(value)})
-            layers[layer] = {name: _middle(records, lambda record: record["io_path"].get(layer, {}).get(name)) for name in names}
+        for layer, name in sorted({name for record in records for name in _counters(record)}):
+            layers.setdefault(layer, {})[name] = _middle(records, metric(f"io_path.{layer}.{name}").value)
         row = dict(zip(_STATE, key, strict=True)) | {"layers": layers, "n": len(by_boot(records, lambda record: 1.0))}
         wanted = records[0]["result"].get("wanted_bytes")
         rows.append(row | {"wanted_bytes": wanted} if wanted else row)
@@ -128,8 +138,29 @@ def _stopped_by(run: Run, sample: statistics.Sample) -> str:
     return statistics.stop(statistics.boot_medians(sample), **run.adaptive).reason or "not_yet"
 
 
-def _per_page(record: Record, part: str, pages: int) -> float:
-    return pages / float(record["copies"][part]["accessed_pages"])
+def _copies(run: Run, records: Sequence[Record], part: str) -> dict[str, Any]:
+    def per_page(pages: Callable[[Record], float]) -> float:
+        return _middle(records, lambda record: pages(record) / float(record["copies"][part]["accessed_pages"]))
+
+    def ledger(name: str) -> float:
+        return per_page(lambda record: record["copies"][part][name])
+
+    sample = by_boot(records, metric(f"copies.{part}").value)
+    estimate = statistics.estimate(sample, confidence=confidence(run))
+    row = {"copies": estimate.value, **_limits(estimate)}
+    row |= {f"copies_{name.removesuffix('_pages')}": ledger(name) for name in LEDGERS}
+    if all("physical_pages" in record["copies"][part] for record in records):
+        row["copies_physical"] = ledger("physical_pages")
+    if part == "all":
+        row["extra"] = per_page(lambda record: record["extra_pages"])
+        row["overhead"] = per_page(lambda record: record["overhead_pages"])
+    return row
+
+
+def _counters(record: Record) -> list[tuple[str, str]]:
+    """(layer, name) of every number that the record's I/O path holds."""
+    layers = record["io_path"].items()
+    return [(layer, name) for layer, counters in layers for name, value in counters.items() if _is_number(value)]
 
 
 def _middle(records: Sequence[Record], value: Callable[[Record], float | None]) -> float:

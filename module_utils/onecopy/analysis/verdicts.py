@@ -1,7 +1,8 @@
-"""Verdicts on the paper's claims, computed from records against the effect that experiments/claims.yml states beforehand.
+"""Verdicts on the paper's claims, computed from records against effects that claims.yml states beforehand.
 
-A comparison claims that a ratio (or a level) lies within bounds. Its interval inside the bounds supports it, outside refutes it, across
-them leaves it open; Holm's correction over all comparisons of the run guards against finding something by looking often.
+A comparison claims that a ratio (or a level) lies within bounds. Its interval inside the bounds supports it, outside
+refutes it, across them leaves it open; Holm's correction over all comparisons of the run guards against finding
+something by looking often.
 """
 
 from __future__ import annotations
@@ -44,10 +45,16 @@ class _Finding:
 
 
 def judge(run: Run, claims: Mapping[str, Any], aa: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One verdict per claim: id, text, verdict, numbers, because. Raises ClaimsError for a claim that cannot be evaluated."""
+    """One verdict per claim.
+
+    Id, text, verdict, numbers, because. Raises ClaimsError for a claim that cannot be evaluated.
+    """
     findings = [finding for claim in claims["claims"] for finding in _find(run, claim)]
     findings = _decide(findings, aa)
-    return [_conclude(claim, [finding for finding in findings if finding.claim == claim["id"]]) for claim in claims["claims"]]
+    return [
+        _conclude(claim, [finding for finding in findings if finding.claim == claim["id"]])
+        for claim in claims["claims"]
+    ]
 
 
 def _find(run: Run, claim: Mapping[str, Any]) -> Iterator[_Finding]:
@@ -62,7 +69,9 @@ def _find(run: Run, claim: Mapping[str, Any]) -> Iterator[_Finding]:
 
 def _measure(run: Run, finding: _Finding, measured: Metric) -> _Finding:
     comparison = finding.comparison
-    sides = {side: _records(run, measured, finding.host, comparison[side]) for side in ("of", "to") if side in comparison}
+    sides = {
+        side: _records(run, measured, finding.host, comparison[side]) for side in ("of", "to") if side in comparison
+    }
     missing = [_missing(run, comparison[side]) for side, labels in sides.items() if not labels]
     hopeless = TCG_REASON if measured.clock and run.accelerator == "tcg" else None
     if missing:
@@ -71,19 +80,27 @@ def _measure(run: Run, finding: _Finding, measured: Metric) -> _Finding:
     return replace(found, p=None, inside=None, because=hopeless) if hopeless else found
 
 
-def _records(run: Run, measured: Metric, host: str, selector: Mapping[str, Any]) -> dict[str, dict[str, statistics.Sample]]:
-    """Samples by label and workload. A system means the label of its own name; ``best: true`` means every label it ran under."""
+def _records(
+    run: Run, measured: Metric, host: str, selector: Mapping[str, Any]
+) -> dict[str, dict[str, statistics.Sample]]:
+    """Samples by label and workload.
+
+    A system means the label of its own name; ``best: true`` means every label it ran under.
+    """
     wanted = {key: selector[key] for key in ("host_cache", "guest_cache") if key in selector}
     found: dict[str, dict[str, list[Record]]] = {}
     for record in run.ok(measured.kind):
-        own = record["label"] == selector["system"] or (selector.get("best") and system_of(run, record["label"]) == selector["system"])
+        own = record["label"] == selector["system"] or (
+            selector.get("best") and system_of(run, record["label"]) == selector["system"]
+        )
         if own and record["host"] == host and all(record[key] == value for key, value in wanted.items()):
             found.setdefault(record["label"], {}).setdefault(record["workload"], []).append(record)
-    samples = {
-        label: {name: sample for name, records in sorted(workloads.items()) if (sample := by_boot(records, measured.value))}
-        for label, workloads in sorted(found.items())
-    }
-    return {label: workloads for label, workloads in samples.items() if workloads}
+    samples: dict[str, dict[str, statistics.Sample]] = {}
+    for label, workloads in sorted(found.items()):
+        for name, records in sorted(workloads.items()):
+            if sample := by_boot(records, measured.value):
+                samples.setdefault(label, {})[name] = sample
+    return samples
 
 
 def _missing(run: Run, selector: Mapping[str, Any]) -> str:
@@ -91,11 +108,15 @@ def _missing(run: Run, selector: Mapping[str, Any]) -> str:
     for entry in run.plan["unsupported"]:
         if entry["system"] == system:
             return f"{system} is unsupported here: {entry['reason']}"
-    state = " ".join(f"{key.removesuffix('_cache')}-{selector[key]}" for key in ("host_cache", "guest_cache") if key in selector)
+    state = " ".join(
+        f"{key.removesuffix('_cache')}-{selector[key]}" for key in ("host_cache", "guest_cache") if key in selector
+    )
     return f"{system} {state} was not measured in this run".replace("  ", " ")
 
 
-def _ratio(run: Run, finding: _Finding, measured: Metric, sides: Mapping[str, Mapping[str, Mapping[str, statistics.Sample]]]) -> _Finding:
+def _ratio(
+    run: Run, finding: _Finding, measured: Metric, sides: Mapping[str, Mapping[str, Mapping[str, statistics.Sample]]]
+) -> _Finding:
     low, high = _bounds(finding.comparison)
     choices = []
     for of, of_samples in sides["of"].items():
@@ -108,8 +129,11 @@ def _ratio(run: Run, finding: _Finding, measured: Metric, sides: Mapping[str, Ma
                 problem = str(error)
     if not choices:
         return replace(finding, because=f"no ratio: {problem}")
-    # Each side is given its best label: the lowest figure above the line, and below it too.
-    ratio, of, to, common = min(choices, key=lambda choice: choice[0].value if "best" in finding.comparison["of"] else -choice[0].value)
+    # A system at its best has the lowest figure: the lowest ratio when it stands above the line, the highest when
+    # below.
+    ratio, of, to, common = min(
+        choices, key=lambda choice: choice[0].value if "best" in finding.comparison["of"] else -choice[0].value
+    )
     numbers = {"of": of, "to": to, "workloads": common, "ratio": ratio.value, "n_of": ratio.n_of, "n_to": ratio.n_to}
     if ratio.low is None or ratio.high is None:
         return replace(finding, numbers=numbers, because="one boot has no interval")
@@ -118,16 +142,30 @@ def _ratio(run: Run, finding: _Finding, measured: Metric, sides: Mapping[str, Ma
     return replace(finding, numbers=numbers | {"low": ratio.low, "high": ratio.high}, inside=inside, p=max(p_values))
 
 
-def _level(run: Run, finding: _Finding, measured: Metric, samples: Mapping[str, Mapping[str, statistics.Sample]]) -> _Finding:
+def _level(
+    run: Run, finding: _Finding, measured: Metric, samples: Mapping[str, Mapping[str, statistics.Sample]]
+) -> _Finding:
     low, high = _bounds(finding.comparison)
     (label, by_workload), *_ = samples.items()
-    chosen = {name: sample for name, sample in by_workload.items() if name in finding.comparison.get("workloads", by_workload)}
+    chosen = {
+        name: sample for name, sample in by_workload.items() if name in finding.comparison.get("workloads", by_workload)
+    }
     estimates = [statistics.estimate(sample, confidence=confidence(run)) for sample in chosen.values()]
     if not estimates:
         return replace(finding, because="its workloads were not measured in this run")
     values = [estimate.value for estimate in estimates]
-    numbers = {"of": label, "workloads": sorted(chosen), "least": min(values), "most": max(values), "n_of": min(estimate.n for estimate in estimates)}
-    limits = [(estimate.low, estimate.high) for estimate in estimates if estimate.low is not None and estimate.high is not None]
+    numbers = {
+        "of": label,
+        "workloads": sorted(chosen),
+        "least": min(values),
+        "most": max(values),
+        "n_of": min(estimate.n for estimate in estimates),
+    }
+    limits = [
+        (estimate.low, estimate.high)
+        for estimate in estimates
+        if estimate.low is not None and estimate.high is not None
+    ]
     if len(limits) < len(estimates):
         return replace(finding, numbers=numbers, because="one boot has no interval")
     sides = [_side(one, other, low, high) for one, other in limits]
@@ -163,9 +201,13 @@ def _decided(finding: _Finding, p_holm: float | None, aa: Mapping[str, Any]) -> 
     if finding.inside is None:
         return replace(finding, because="the interval crosses the bound that was stated beforehand")
     if p_holm >= _SIGNIFICANCE:
-        return replace(finding, because=f"not significant among {'all'} comparisons of this run (Holm p {p_holm:.2g})")
+        return replace(finding, because=f"not significant among all comparisons of this run (Holm p {p_holm:.2g})")
     verdict: Verdict = "supported" if finding.inside else "refuted"
-    return replace(finding, verdict=verdict, because="inside the claimed bounds" if finding.inside else "outside the claimed bounds")
+    return replace(
+        finding,
+        verdict=verdict,
+        because="inside the claimed bounds" if finding.inside else "outside the claimed bounds",
+    )
 
 
 def _conclude(claim: Mapping[str, Any], findings: Sequence[_Finding]) -> dict[str, Any]:
@@ -190,7 +232,11 @@ def _conclude(claim: Mapping[str, Any], findings: Sequence[_Finding]) -> dict[st
 
 def _row(finding: _Finding) -> dict[str, Any]:
     comparison = finding.comparison
-    claimed = {key: value for key, value in zip(("at_least", "at_most"), comparison["within"], strict=True) if value is not None}
+    claimed = {
+        key: value
+        for key, value in zip(("at_least", "at_most"), comparison["within"], strict=True)
+        if value is not None
+    }
     return {
         "name": comparison["name"],
         "metric": comparison["metric"],
