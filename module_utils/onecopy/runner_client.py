@@ -59,7 +59,7 @@ class RunnerClient:
         if self.hello.get("version") != PROTOCOL_VERSION:
             raise RunnerError("internal", f"the runner speaks version {self.hello.get('version')}, this side {PROTOCOL_VERSION}")
 
-    def call(self, op: str, timeout_seconds: float, **arguments: Any) -> dict[str, Any]:
+    def call(self, op: str, timeout_seconds: float, /, **arguments: Any) -> dict[str, Any]:
         """Ask ``op`` and return its result.
 
         Raises RunnerLost (connection gone, or silent for ``timeout_seconds``) and RunnerError (the runner says why).

@@ -1,0 +1,223 @@
+"""What guests boot: kernel, initramfs with the runner, and a read-only root image, made once and again only when the inputs change."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import lzma
+import os
+import platform
+import shutil
+import struct
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from . import apt_sources, cpio, guest_init, image
+from .commands import run
+
+# Packages that are unpacked, not installed: a kernel's own scripts would build an initramfs that nobody boots.
+_KERNEL = "linux-image-cloud-amd64"
+_UNPACKED = ("busybox-static",)
+_EXCLUDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
+_BUILD_VERSION = 1  # of this file's recipe: raise it when the root image of the same inputs would differ
+
+
+@dataclass(frozen=True, slots=True)
+class RootSpec:
+    """Inputs of the root image. ``mirror`` empty: the one this machine's apt uses for ``suite``, else mmdebstrap's own default."""
+
+    suite: str = "trixie"
+    mirror: str = ""
+    packages: tuple[str, ...] = ("python3",)
+    size_mib: int = 384
+
+
+def mmdebstrap_argv(spec: RootSpec, tree: Path, downloads: Path, mirror: str) -> list[str]:
+    """The exact command: a root of essential packages, and beside it the packages to unpack."""
+    download = (
+        f'cd "{downloads}" && apt-get -q -o APT::Sandbox::User=root download {" ".join(_UNPACKED)} '
+        f'"$(apt-cache depends {_KERNEL} | sed -n "s/^ *Depends: //p" | head -n 1)"'
+    )
+    argv = ["mmdebstrap", "--mode=root", "--variant=essential", "--architectures=amd64"]
+    argv += [f"--include={','.join(spec.packages)}"] if spec.packages else []
+    argv += [f"--dpkgopt=path-exclude={pattern}" for pattern in _EXCLUDED]
+    argv += [f"--customize-hook={download}", spec.suite, str(tree)]
+    return [*argv, mirror] if mirror else argv
+
+
+def default_mirror(suite: str, etc_apt: Path = Path("/etc/apt")) -> str:
+    """The address this machine's own apt uses for ``suite``; empty where it uses none."""
+    return apt_sources.mirror_of(apt_sources.read_sources(etc_apt), suite) or ""
+
+
+def inputs_digest(spec: RootSpec) -> str:
+    """What decides whether the root image is made again."""
+    text = json.dumps([_BUILD_VERSION, asdict(spec), guest_init.MOUNT_POINTS, guest_init.ALL_MODULES], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def runner_files() -> dict[str, bytes]:
+    """The runner as it is shipped: path → content. Read through the import system, since Ansible runs modules out of a zip archive."""
+    files = {"main.py": guest_init.RUNNER_MAIN.encode(), "onecopy/__init__.py": b""}
+    package = __name__.rpartition(".")[0]
+    for name in guest_init.RUNNER_MODULES:
+        spec = importlib.util.find_spec(f"{package}.{name}")
+        source = spec.loader.get_source(spec.name) if spec and spec.loader and hasattr(spec.loader, "get_source") else None
+        if source is None:
+            raise FileNotFoundError(f"the source of {package}.{name} is not at hand")
+        files[f"onecopy/{name}.py"] = source.encode()
+    return files
+
+
+def base_entries(downloads: Path) -> tuple[dict[str, cpio.Entry], str]:
+    """The initramfs without the runner, from the unpacked packages; and the kernel's release."""
+    modules = next((downloads / "unpacked/usr/lib/modules").iterdir())
+    entries = {
+        "bin/busybox": cpio.file(_busybox(downloads).read_bytes(), 0o755),
+        "dev/console": cpio.character_device(5, 1),
+        **{name: cpio.directory() for name in ("proc", "sys", "run", "root")},
+    }
+    for name in guest_init.ALL_MODULES:
+        path = next(modules.rglob(f"{name}.ko*"))
+        content = path.read_bytes()
+        entries[f"modules/{name}.ko"] = cpio.file(lzma.decompress(content) if path.suffix == ".xz" else content)
+    return entries, modules.name
+
+
+def runner_entries(files: Mapping[str, bytes]) -> dict[str, cpio.Entry]:
+    """The second half of the initramfs: what changes more often than a kernel."""
+    entries = {f"onecopy/runner/{path}": cpio.file(content) for path, content in files.items()}
+    first, second = guest_init.INITRAMFS.encode(), guest_init.INIT.encode()
+    return {**entries, "init": cpio.file(first, 0o755), "onecopy/init": cpio.file(second)}
+
+
+def is_current(spec: RootSpec, guest: Path) -> bool:
+    """Whether the root image was made from these inputs."""
+    manifest = read_manifest(guest)
+    return manifest.get("inputs") == inputs_digest(spec) and all((guest / name).exists() for name in ("vmlinuz", "initrd.base", "root.img"))
+
+
+def is_runner_current(guest: Path) -> bool:
+    """Whether initrd and runner directory hold this version's runner."""
+    return bool(read_manifest(guest).get("runner") == _runner_digest(runner_files())) and (guest / "initrd").exists()
+
+
+def read_manifest(guest: Path) -> dict[str, Any]:
+    """guest/manifest.json; empty where there is none."""
+    try:
+        manifest = json.loads((guest / "manifest.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def build(spec: RootSpec, guest: Path, progress: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Make kernel, initramfs base and root image below ``guest``; return the new manifest. Raises CommandError, NoSpaceError."""
+    if platform.machine() != "x86_64":
+        raise OSError(f"guests are x86_64, this machine is {platform.machine()}")
+    started = time.monotonic()
+    guest.mkdir(parents=True, exist_ok=True)
+    image.require_space(guest, 600 << 20)
+    work = guest / "build"
+    shutil.rmtree(work, ignore_errors=True)
+    tree, downloads = work / "tree", work / "downloads"
+    downloads.mkdir(parents=True)
+    try:
+        progress(f"building a {spec.suite} root")
+        mirror = spec.mirror or default_mirror(spec.suite)
+        run(mmdebstrap_argv(spec, tree, downloads, mirror), env={**os.environ, "LC_ALL": "C.UTF-8"}, timeout_seconds=1800)
+        for package in sorted(downloads.glob("*.deb")):
+            run(["dpkg-deb", "-x", str(package), str(downloads / "unpacked")])
+        entries, release = base_entries(downloads)
+        packages = run(["dpkg-query", f"--admindir={tree}/var/lib/dpkg", "-W", "-f", "${Package} ${Version}\\n"]).splitlines()
+        packages += sorted(path.name for path in downloads.glob("*.deb"))
+        _trim(tree)
+        # An earlier time would make Python take its compiled modules for outdated: each start would compile them again.
+        root = image.ImageSpec(f"root {spec.suite}", spec.size_mib, 16384, journal=False, label="onecopy-root", epoch=int(time.time()))
+        image.make(root, guest / "root.img", tree)
+        (guest / "initrd.base").write_bytes(cpio.pack(entries))
+        shutil.copyfile(next((downloads / "unpacked/boot").glob("vmlinuz-*")), guest / "vmlinuz")
+        _write_elf_kernel(guest)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    manifest = {
+        "inputs": inputs_digest(spec),
+        "suite": spec.suite,
+        "kernel": release,
+        "packages": packages,
+        "root_sha256": image.digest(guest / "root.img"),
+        "vmlinuz_sha256": image.digest(guest / "vmlinuz"),
+        "build_seconds": round(time.monotonic() - started, 1),
+    }
+    _write_manifest(guest, manifest)
+    return manifest
+
+
+def pack_runner(guest: Path) -> dict[str, Any]:
+    """Write initrd (base + runner) and the runner's directory for the ``hfs`` chroot; return the new manifest."""
+    files = runner_files()
+    content = (guest / "initrd.base").read_bytes() + cpio.pack(runner_entries(files))
+    (guest / "initrd.partial").write_bytes(content)
+    (guest / "initrd.partial").rename(guest / "initrd")
+    shutil.rmtree(guest / "runner", ignore_errors=True)
+    for path, source in files.items():
+        (guest / "runner" / path).parent.mkdir(parents=True, exist_ok=True)
+        (guest / "runner" / path).write_bytes(source)
+    manifest = {**read_manifest(guest), "runner": _runner_digest(files), "initrd_sha256": hashlib.sha256(content).hexdigest()}
+    _write_manifest(guest, manifest)
+    return manifest
+
+
+def _runner_digest(files: Mapping[str, bytes]) -> str:
+    return hashlib.sha256(cpio.pack(runner_entries(files))).hexdigest()
+
+
+def kernel_payload(bzimage: bytes) -> bytes:
+    """The compressed ELF kernel inside a bzImage (Linux boot protocol 2.08 and later), without the size that ends it."""
+    if bzimage[0x202:0x206] != b"HdrS":
+        raise ValueError("not a bzImage")
+    setup_sectors = bzimage[0x1F1] or 4
+    offset, length = struct.unpack_from("<II", bzimage, 0x248)
+    start = (setup_sectors + 1) * 512 + offset
+    return bzimage[start : start + length - 4]
+
+
+def _write_elf_kernel(guest: Path) -> None:
+    """Unpack the kernel where that is possible: QEMU then starts it directly, and an emulated guest need not unpack it (2 s of 8)."""
+    payload = kernel_payload((guest / "vmlinuz").read_bytes())
+    (guest / "vmlinux").unlink(missing_ok=True)
+    if payload.startswith(b"\xfd7zXZ"):
+        (guest / "vmlinux").write_bytes(lzma.decompress(payload))
+    elif payload.startswith(b"\x28\xb5\x2f\xfd") and shutil.which("zstd"):
+        (guest / "vmlinux.zst").write_bytes(payload)
+        run(["zstd", "-q", "-d", "--rm", "-f", str(guest / "vmlinux.zst"), "-o", str(guest / "vmlinux")])
+
+
+def kernel_path(guest: Path) -> Path:
+    """What QEMU is given as ``-kernel``."""
+    unpacked = guest / "vmlinux"
+    return unpacked if unpacked.exists() else guest / "vmlinuz"
+
+
+def _busybox(downloads: Path) -> Path:
+    found = [path for path in (downloads / "unpacked").rglob("busybox") if path.is_file() and os.access(path, os.X_OK)]
+    return found[0]
+
+
+def _trim(tree: Path) -> None:
+    """Remove what no guest needs, add the mount points of a read-only root."""
+    for name in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/zoneinfo"):
+        shutil.rmtree(tree / name, ignore_errors=True)
+    for name in guest_init.MOUNT_POINTS:
+        (tree / name).mkdir(exist_ok=True)
+
+
+def _write_manifest(guest: Path, manifest: Mapping[str, Any]) -> None:
+    partial = guest / "manifest.json.partial"
+    partial.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    partial.rename(guest / "manifest.json")
