@@ -1,0 +1,187 @@
+"""Does a repeated run agree with the archived one? Claim by claim, figure by figure, as a pure function of two summaries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from .comparisons import DISTINGUISHABLE
+from .verdicts import TCG_REASON
+
+SCHEMA = 1
+AGREES: Outcome = "agrees"
+DISAGREES: Outcome = "disagrees"
+NOT_COMPARABLE: Outcome = "not comparable"
+# Stated beforehand: two copies figures nearer than this agree although their intervals do not meet.
+COPIES_TOLERANCE = 0.03
+# The same for ratios of times, as a factor.
+RATIO_TOLERANCE = 1.05
+
+Outcome = Literal["agrees", "disagrees", "not comparable"]
+Summary = Mapping[str, Any]
+_COPIES_KEY = ("label", "guests", "workload", "part", "host_cache", "guest_cache")
+_RATIO_KEY = ("metric", "of", "to", "workload", "host_cache", "guest_cache")
+
+
+def agreement(archived: Summary, repeated: Summary, archived_plan: Mapping[str, Any], repeated_plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Outcomes of ``claims``, ``copies`` and ``ratios`` (times of a system divided by the baseline's), each with both sets of figures.
+
+    An outcome is ``agrees``, ``disagrees`` or ``not comparable``, and ``because`` says why. Absolute times are never compared: two
+    machines differ by right. ``remarks`` name what differs between the two runs as a whole.
+    """
+    data = _other_data(archived_plan, repeated_plan)
+    claims = _claims(archived, repeated)
+    copies = [_copies(row, other, data) for row, other in _pairs(archived["copies"], repeated["copies"], _COPIES_KEY)]
+    ratios = [_ratio(row, other, data, (archived, repeated)) for row, other in _pairs(_times(archived), _times(repeated), _RATIO_KEY)]
+    return {
+        "schema": SCHEMA,
+        "archived": _about(archived),
+        "repeated": _about(repeated),
+        "remarks": _remarks(archived, repeated, archived_plan, repeated_plan),
+        "counts": {name: _count(rows) for name, rows in (("claims", claims), ("copies", copies), ("ratios", ratios))},
+        "claims": claims,
+        "copies": copies,
+        "ratios": ratios,
+    }
+
+
+def lines(result: Mapping[str, Any]) -> list[str]:
+    """The outcome for a terminal: remarks, one line per claim with both verdicts and figures, one per copies figure that does not agree."""
+    text = [f"archived {_name(result['archived'])}, repeated {_name(result['repeated'])}", *result["remarks"]]
+    for claim in result["claims"]:
+        text.append(f"{claim['id']}: {claim['outcome']}: {claim['because']}")
+        text += [f"  {side}: {claim[side]['verdict']}: {claim[side]['because']}" for side in ("archived", "repeated") if side in claim]
+    for row in result["copies"]:
+        if row["outcome"] != AGREES:
+            state = f"{row['label']}, {row['part']} files, host {row['host_cache']}, guest {row['guest_cache']}"
+            text.append(f"copies of {state}: {row['outcome']}: {row['because']}")
+    for name, counts in result["counts"].items():
+        text.append(f"{name}: " + ", ".join(f"{number} {outcome}" for outcome, number in counts.items()))
+    return text
+
+
+def _claims(archived: Summary, repeated: Summary) -> list[dict[str, Any]]:
+    sides = {claim["id"]: claim for claim in archived.get("claims", [])}, {claim["id"]: claim for claim in repeated.get("claims", [])}
+    aa_failed = [name for name, summary in (("archived", archived), ("repeated", repeated)) if summary.get("aa", {}).get("outcome") == DISTINGUISHABLE]
+    return [_claim(sides[0].get(key), sides[1].get(key), aa_failed) for key in dict.fromkeys([*sides[0], *sides[1]])]
+
+
+def _claim(archived: Mapping[str, Any] | None, repeated: Mapping[str, Any] | None, aa_failed: Sequence[str]) -> dict[str, Any]:
+    named = {name: claim for name, claim in (("archived", archived), ("repeated", repeated)) if claim is not None}
+    open_sides = [name for name, claim in named.items() if claim["verdict"] == "inconclusive"]
+    outcome, because = NOT_COMPARABLE, ""
+    if archived is None or repeated is None:
+        because = f"only the {next(iter(named))} run has this claim"
+    elif aa_failed:
+        because = f"the A/A pair of the {' and of the '.join(aa_failed)} run failed: its differences mean nothing"
+    elif open_sides:
+        because = f"inconclusive in the {' and in the '.join(open_sides)} run"
+    elif archived["verdict"] == repeated["verdict"]:
+        outcome, because = AGREES, f"{archived['verdict']} in both runs"
+    else:
+        outcome, because = DISAGREES, f"{archived['verdict']} in the archived run, {repeated['verdict']} in the repeated one"
+    head = next(iter(named.values()))
+    kept = {name: {key: claim[key] for key in ("verdict", "because", "numbers")} for name, claim in named.items()}
+    return {"id": head["id"], "text": head["text"], "outcome": outcome, "because": because, **kept}
+
+
+def _copies(archived: Mapping[str, Any] | None, repeated: Mapping[str, Any] | None, data: str) -> dict[str, Any]:
+    near = archived is not None and repeated is not None and abs(archived["copies"] - repeated["copies"]) <= COPIES_TOLERANCE
+    return _figure(_COPIES_KEY, ("copies", "low", "high", "n"), archived, repeated, near=near, within=f"{COPIES_TOLERANCE}", hopeless=data)
+
+
+def _ratio(archived: Mapping[str, Any] | None, repeated: Mapping[str, Any] | None, data: str, runs: tuple[Summary, Summary]) -> dict[str, Any]:
+    near = (
+        archived is not None
+        and repeated is not None
+        and abs(math.log(archived["ratio"] / repeated["ratio"])) <= math.log(RATIO_TOLERANCE)
+    )
+    hopeless = TCG_REASON if any(run["accelerator"] == "tcg" for run in runs) else data
+    fields = ("ratio", "low", "high", "n_of", "n_to")
+    return _figure(_RATIO_KEY, fields, archived, repeated, near=near, within=f"a factor of {RATIO_TOLERANCE}", hopeless=hopeless)
+
+
+def _figure(
+    key: Sequence[str],
+    fields: Sequence[str],
+    archived: Mapping[str, Any] | None,
+    repeated: Mapping[str, Any] | None,
+    *,
+    near: bool,
+    within: str,
+    hopeless: str,
+) -> dict[str, Any]:
+    """One figure of both runs. ``near``: they differ by less than ``within``. ``hopeless``: why no figure of this kind can be compared."""
+    value = fields[0]
+    outcome, because = NOT_COMPARABLE, hopeless
+    if archived is None or repeated is None:
+        because = f"measured in the {'repeated' if archived is None else 'archived'} run alone"
+    elif not hopeless:
+        both = f"{archived[value]:.4g} and {repeated[value]:.4g}"
+        meet = _intervals_meet(archived, repeated)
+        outcome = AGREES if near or meet else DISAGREES
+        because = f"{both}: " + (f"within {within}" if near else "their intervals meet" if meet else f"further apart than {within}, and no common interval")
+    head: Mapping[str, Any] = archived or repeated or {}
+    sides = {name: _kept(row, fields) for name, row in (("archived", archived), ("repeated", repeated)) if row is not None}
+    return {name: head[name] for name in key if name in head} | {"outcome": outcome, "because": because, **sides}
+
+
+def _intervals_meet(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    if "low" not in one or "low" not in other:
+        return False
+    return bool(one["low"] <= other["high"] and other["low"] <= one["high"])
+
+
+def _kept(row: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
+    return {name: row[name] for name in ("host", *fields) if name in row}
+
+
+def _pairs(
+    archived: Sequence[Mapping[str, Any]], repeated: Sequence[Mapping[str, Any]], key: Sequence[str]
+) -> Iterable[tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]]:
+    """Rows of the same state: every archived host with every repeated one, and what one side alone measured."""
+
+    def name(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(row.get(part) for part in key)
+
+    for row in archived:
+        others = [other for other in repeated if name(other) == name(row)]
+        yield from ((row, other) for other in others or [None])
+    known = {name(row) for row in archived}
+    yield from ((None, other) for other in repeated if name(other) not in known)
+
+
+def _times(summary: Summary) -> list[Mapping[str, Any]]:
+    return [row for row in summary.get("comparisons", []) if row["metric"] == "wall_seconds"]
+
+
+def _other_data(archived: Mapping[str, Any], repeated: Mapping[str, Any]) -> str:
+    """Why figures of the two plans cannot be compared; empty where they can."""
+    differing = [name for name in ("dataset", "guest") if archived.get(name) != repeated.get(name)]
+    return f"another {' and another '.join(differing)}: the runs did not measure the same thing" if differing else ""
+
+
+def _remarks(archived: Summary, repeated: Summary, archived_plan: Mapping[str, Any], repeated_plan: Mapping[str, Any]) -> list[str]:
+    remarks = []
+    if archived_plan.get("digest") != repeated_plan.get("digest"):
+        remarks.append("the experiments differ: this is no repetition of the archived one")
+    if archived["accelerator"] != repeated["accelerator"]:
+        remarks.append(f"accelerators differ: {archived['accelerator']} archived, {repeated['accelerator']} repeated")
+    planned = [{trial["id"] for trial in plan["trials"]} for plan in (archived_plan, repeated_plan)]
+    common = len(planned[0] & planned[1])
+    if planned[0] != planned[1]:
+        remarks.append(f"the plans share {common} trials of {len(planned[0])} archived and {len(planned[1])} repeated ones")
+    return remarks
+
+
+def _about(summary: Summary) -> dict[str, Any]:
+    return {name: summary[name] for name in ("experiment", "run_id", "accelerator", "hosts", "trials") if name in summary}
+
+
+def _name(about: Mapping[str, Any]) -> str:
+    return f"{about['experiment']}/{about['run_id']} ({about['accelerator']}, {about['trials']['ok']} of {about['trials']['planned']} trials ok)"
+
+
+def _count(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    return {outcome: sum(row["outcome"] == outcome for row in rows) for outcome in (AGREES, DISAGREES, NOT_COMPARABLE)}

@@ -1,0 +1,119 @@
+"""What goes into an archive, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ansible.module_utils.onecopy.analysis import archive, handoff
+
+from invented_kit import CLAIMS, change_manifest, git, render
+
+
+def test_the_same_run_gives_the_same_bytes(run: Path, repository: Path, tmp_path: Path) -> None:
+    first = handoff.collect(run, repository)
+    shutil.copytree(run, tmp_path / "elsewhere" / run.name)
+    second = handoff.collect(tmp_path / "elsewhere" / run.name, repository)
+    assert archive.pack(first.top, first.files) == archive.pack(second.top, second.files)
+
+
+def test_everything_is_in_it(run: Path, repository: Path) -> None:
+    files = handoff.collect(run, repository).files
+    own = {f"run/{path.relative_to(run)}": path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    tracked = {f"source/{name}": (repository / name).read_bytes() for name in git(repository, "ls-files").splitlines()}
+    assert own.items() <= files.items() and tracked.items() <= files.items()
+    assert set(files) - set(own) - set(tracked) == {"experiment.yml", "README.md", "ro-crate-metadata.json"}
+    assert files["experiment.yml"] == files["source/experiments/invented.yml"]
+
+
+def test_what_the_run_did_not_leave_behind_is_said(run: Path, repository: Path) -> None:
+    collected = handoff.collect(run, repository)
+    assert [line.split(":")[0].rpartition("/")[2] for line in collected.absent] == [
+        "kernel.config",
+        "guest.json",
+        "guest-kernel.config",
+        "dataset.json",
+        "images.json",
+    ]
+    page = collected.files["README.md"].decode()
+    assert all(line.partition(":")[0] in page for line in collected.absent) and "uncommitted" not in page
+
+
+def test_source_is_the_recorded_revision_not_the_present_one(run: Path, repository: Path) -> None:
+    (repository / "onecopy").write_text("#!/bin/sh\necho later\n")
+    git(repository, "commit", "--quiet", "--all", "--message", "Change the kit")
+    (repository / "stray").write_text("not committed")
+    files = handoff.collect(run, repository).files
+    assert files["source/onecopy"] == b"#!/bin/sh\n" and "source/stray" not in files
+
+
+def test_changed_tree_is_refused_or_said_aloud(run: Path, repository: Path) -> None:
+    change_manifest(run, kit={"revision": git(repository, "rev-parse", "HEAD"), "dirty": True})
+    render(run)
+    with pytest.raises(archive.ArchiveError, match="uncommitted changes.*handoff_dirty_allowed=true"):
+        handoff.collect(run, repository)
+    files = handoff.collect(run, repository, dirty_allowed=True).files
+    assert "`source/` is not exactly what ran" in files["README.md"].decode()
+    assert "uncommitted changes" in files["ro-crate-metadata.json"].decode()
+
+
+def test_experiment_of_ones_own_is_found_with_the_run(run: Path, repository: Path) -> None:
+    git(repository, "rm", "--quiet", "experiments/invented.yml")
+    git(repository, "commit", "--quiet", "--message", "Forget the experiment")
+    change_manifest(run, kit={"revision": git(repository, "rev-parse", "HEAD"), "dirty": False})
+    render(run)
+    with pytest.raises(archive.ArchiveError, match="the experiment with digest [0-9a-f]{12} is neither there nor among the kit's"):
+        handoff.collect(run, repository)
+    text = git(repository, "show", "HEAD~1:experiments/invented.yml")
+    (run / "experiment.yml").write_text(f"# mine\n{text}\n")
+    assert handoff.collect(run, repository).files["experiment.yml"].startswith(b"# mine")
+
+
+def spoil(name: str) -> Callable[[Path], None]:
+    return lambda run: (run / name).unlink()
+
+
+def alter_a_record(run: Path) -> None:
+    results = run / "results.jsonl"
+    results.write_text("\n".join(results.read_text().splitlines()[1:]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (spoil("plan.json"), "plan.json: is not there"),
+        (spoil("manifest.json"), "manifest.json: is not there"),
+        (spoil("results.jsonl"), "holds no record"),
+        (spoil("report.html"), "report.html missing: render the report first"),
+        (spoil("summary.json"), "summary.json missing"),
+        (alter_a_record, "summary.json: is not what the records give"),
+        (lambda run: change_manifest(run, kit={}), "records no revision"),
+        (lambda run: change_manifest(run, kit={"revision": "f" * 40, "dirty": False}), "has no revision ffffffffffff"),
+        (lambda run: (run / "link").symlink_to("/etc/passwd"), "is a link"),
+        (lambda run: shutil.rmtree(run), "is not there"),
+    ],
+)
+def test_refusals_are_one_line(run: Path, repository: Path, change: Callable[[Path], None], message: str) -> None:
+    change(run)
+    with pytest.raises(archive.ArchiveError, match=message) as caught:
+        handoff.collect(run, repository)
+    assert "\n" not in str(caught.value)
+
+
+def test_claims_of_the_revision_judge(run: Path, repository: Path) -> None:
+    (repository / "experiments/claims.yml").write_bytes(CLAIMS.replace(b"[1.8, ~]", b"[1.9, ~]"))
+    git(repository, "commit", "--quiet", "--all", "--message", "Move the goal")
+    handoff.collect(run, repository)
+    change_manifest(run, kit={"revision": git(repository, "rev-parse", "HEAD"), "dirty": False})
+    with pytest.raises(archive.ArchiveError, match="claims of its revision"):
+        handoff.collect(run, repository)
+
+
+def test_manifest_names_no_machine_of_the_maker(run: Path, repository: Path) -> None:
+    files = handoff.collect(run, repository).files
+    made_here = files["README.md"] + files["ro-crate-metadata.json"]
+    assert str(run).encode() not in made_here and str(repository).encode() not in made_here
+    assert json.loads(files["ro-crate-metadata.json"])["@graph"]
