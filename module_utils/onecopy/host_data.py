@@ -1,0 +1,205 @@
+"""The data set as the host stores it: files of a share, or data ranges of an image. Evict, prefetch, and count what is resident."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from . import cachestat
+from .paths import HostPaths
+from .systems import System
+from .workloads import SAMPLE_FILES, Reads
+
+PARTS: Final = ("a/large", "a/small", "b/large", "b/small")
+READ_PARTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "all": ("a/large", "a/small"),
+    "large": ("a/large",),
+    "small": ("a/small",),
+    "both": PARTS,
+    "sample": ("a/small",),
+    "none": (),
+}
+
+
+class DataMissingError(Exception):
+    """The data set, or what is known about its image, is not on this host; one line with the cure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Residency:
+    """Pages of 4,096 bytes."""
+
+    pages: int
+    resident_pages: int
+    dirty_pages: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """The form of the record schema."""
+        return {"pages": self.pages, "resident_pages": self.resident_pages, "dirty_pages": self.dirty_pages}
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """Names (relative to ``a`` and ``b``'s parent) and sizes of every file, by part; read from the share, which holds the same bytes."""
+
+    files: Mapping[str, Sequence[tuple[str, int]]]
+
+    @classmethod
+    def of_share(cls, root: Path) -> DataSet:
+        """Look at the tree below ``root``; raises DataMissingError."""
+        files: dict[str, list[tuple[str, int]]] = {}
+        for part in PARTS:
+            try:
+                paths = list(cachestat.walk_files(str(root / part)))
+            except OSError as error:
+                raise DataMissingError(
+                    f"{error.filename}: {error.strerror}: make the data set (role dataset) first"
+                ) from error
+            files[part] = [(os.path.relpath(path, root), os.stat(path).st_size) for path in paths]
+            if not files[part]:
+                raise DataMissingError(f"{root / part}: holds no file: make the data set (role dataset) first")
+        return cls(files)
+
+    def pages(self, parts: Collection[str]) -> int:
+        """Distinct file pages of ``parts``."""
+        return sum(-(-size // cachestat.PAGE_SIZE) for part in parts for _, size in self.files[part])
+
+    def wanted_bytes(self, reads: Reads) -> int:
+        """Bytes of the data set that a workload is defined to read."""
+        if reads.bytes is not None:
+            return reads.bytes
+        if reads.part == "sample":
+            sizes = dict(self.files["a/small"])
+            return sum(sizes[name] for name in self.sample())
+        return sum(size for part in READ_PARTS[reads.part] for _, size in self.files[part])
+
+    def sample(self) -> list[str]:
+        """Small files of tree a, evenly spread."""
+        small = [name for name, _ in self.files["a/small"]]
+        count = min(SAMPLE_FILES, len(small))
+        return [small[position * len(small) // count] for position in range(count)]
+
+    def large_file(self) -> str:
+        """The first big file of tree a."""
+        return self.files["a/large"][0][0]
+
+
+class HostData(Protocol):
+    """One storage of the data set on the host."""
+
+    def evict(self) -> None:
+        """Ask the kernel to drop every page of it."""
+
+    def prefetch(self) -> None:
+        """Bring every page of it into the host's page cache."""
+
+    def residency(self) -> Residency:
+        """All of it: what a cache state is verified by."""
+
+    def resident_pages(self, parts: Collection[str]) -> int:
+        """Resident pages that hold data of ``parts``."""
+
+    def overhead_pages(self) -> int:
+        """Resident pages that hold no file's data."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShareData:
+    """Files of a tree. The host's own file system keeps no page of them but theirs."""
+
+    root: Path
+
+    def evict(self) -> None:
+        for fd in _open_all(self.root, PARTS):
+            cachestat.evict(fd)
+
+    def prefetch(self) -> None:
+        for fd in _open_all(self.root, PARTS):
+            cachestat.prefetch(fd)
+
+    def residency(self) -> Residency:
+        return self._count(PARTS)
+
+    def resident_pages(self, parts: Collection[str]) -> int:
+        return self._count(parts).resident_pages
+
+    def overhead_pages(self) -> int:
+        return 0
+
+    def _count(self, parts: Collection[str]) -> Residency:
+        pages = resident = dirty = 0
+        for fd in _open_all(self.root, parts):
+            counted = cachestat.cachestat(fd)
+            pages, resident, dirty = pages + counted.pages, resident + counted.resident, dirty + (counted.dirty or 0)
+        return Residency(pages, resident, dirty)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageData:
+    """One file with a file system in it; ``ranges`` (offset, length in bytes) say where the data of each part lie."""
+
+    image: Path
+    ranges: Mapping[str, Sequence[tuple[int, int]]]
+
+    def evict(self) -> None:
+        with _opened(str(self.image)) as fd:
+            cachestat.evict(fd)
+
+    def prefetch(self) -> None:
+        with _opened(str(self.image)) as fd:
+            cachestat.prefetch(fd)
+
+    def residency(self) -> Residency:
+        with _opened(str(self.image)) as fd:
+            counted = cachestat.cachestat(fd)
+        return Residency(counted.pages, counted.resident, counted.dirty or 0)
+
+    def resident_pages(self, parts: Collection[str]) -> int:
+        with _opened(str(self.image)) as fd:
+            return sum(
+                cachestat.cachestat(fd, offset, length).resident
+                for part in parts
+                for offset, length in self.ranges[part]
+            )
+
+    def overhead_pages(self) -> int:
+        return self.residency().resident_pages - self.resident_pages(tuple(self.ranges))
+
+
+def host_data(system: System, dataset: str, paths: HostPaths) -> HostData:
+    """The storage that ``system`` uses. Raises DataMissingError."""
+    if system.storage == "share":
+        return ShareData(paths.share(dataset) / "data")
+    manifest = paths.image_manifest(dataset)
+    image = paths.image(dataset, system.name)
+    try:
+        images: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+        ranges = images[system.name]["ranges"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataMissingError(
+            f"{manifest}: knows no image of {system.name}: make the images (role guest_image) first"
+        ) from error
+    if not image.is_file():
+        raise DataMissingError(f"{image}: is not there: make the images (role guest_image) first")
+    return ImageData(image, {part: [(offset, length) for offset, length in pieces] for part, pieces in ranges.items()})
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _open_all(root: Path, parts: Collection[str]) -> Iterator[int]:
+    for part in parts:
+        for path in cachestat.walk_files(str(root / part)):
+            with _opened(path) as fd:
+                yield fd

@@ -1,0 +1,173 @@
+"""Bring the caches of host and guest to the state that a trial asks for, and prove on both sides that they are there.
+
+The order matters. What the guest does (dropping, reading) fills or dirties the host's cache, so the guest comes first; looking opens files
+and so warms metadata, so what must be cold is dropped once more after the look; and the host is looked at last, immediately before the run,
+because a host may reclaim in between.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import posixpath
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from .host_data import READ_PARTS, HostData, Residency
+from .paths import HostPaths
+from .systems import System
+from .testbed import Boot
+from .workloads import Workload
+
+TRIES: Final = 3
+_CALL_SECONDS: Final = 120.0
+
+
+class StateMissedError(Exception):
+    """The state was not reached in TRIES tries; ``reached`` has the figures of the last, the text is one line."""
+
+    def __init__(self, message: str, reached: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.reached = reached
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What one trial asks for."""
+
+    system: System
+    host_cache: str
+    guest_cache: str
+    is_residency: bool
+    workload: Workload
+
+
+@dataclass(slots=True)
+class Phases:
+    """Seconds by phase of one trial."""
+
+    clock: Callable[[], float]
+    seconds: dict[str, float] = field(default_factory=lambda: {"reach": 0.0, "verify": 0.0})
+
+    def measure(self, phase: str, since: float) -> float:
+        """Add the time since ``since`` to ``phase``; returns now."""
+        now = self.clock()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - since
+        return now
+
+
+def drop_host_caches(paths: HostPaths) -> None:
+    """Write what is dirty on the store, then drop clean pages, dentries and inodes of the machine."""
+    fd = os.open(paths.store, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        # Not sync(2): that would wait for every disk of the machine.
+        if ctypes.CDLL(None, use_errno=True).syncfs(fd):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(paths.store))
+    finally:
+        os.close(fd)
+    with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as file:
+        file.write("3")
+
+
+def guest_parts(boot: Boot, workload: Workload) -> dict[str, str]:
+    """Parts (by name) and directories in the guest that are looked at: tree a, and b where the workload reads it."""
+    trees = "ab" if workload.reads.part == "both" else "a"
+    return {
+        f"{tree}/{part}": posixpath.join(boot.data_roots[tree], part) for tree in trees for part in ("large", "small")
+    }
+
+
+def reach(boot: Boot, data: HostData, wanted: Wanted, drop_host: Callable[[], None], phases: Phases) -> dict[str, Any]:
+    """Reach and verify the state; returns the record's ``reached``.
+
+    A residency trial's files stay open in the guest; a timed one's are closed, and what must be cold of the metadata is dropped.
+    Raises StateMissedError, RunnerLost, RunnerError, OSError.
+    """
+    for tries in range(1, TRIES + 1):
+        now = phases.clock()
+        _bring(boot, data, wanted, drop_host)
+        now = phases.measure("reach", now)
+        guest = _look_at_guest(boot, wanted)
+        if not wanted.is_residency and wanted.guest_cache != "none":
+            boot.runner.call("release", _CALL_SECONDS)
+            if wanted.guest_cache == "cold":
+                boot.runner.call("drop", _CALL_SECONDS, what=3)
+        host = data.residency()
+        if wanted.host_cache == "cold":
+            drop_host()
+        phases.measure("verify", now)
+        reached: dict[str, Any] = {"tries": tries, "host": host.as_dict()}
+        if guest is not None:
+            reached["guest"] = _total(guest.values())
+        missed = _missed(wanted, host, guest)
+        if missed is None:
+            # Starting a program must not be part of what is timed as reading the data.
+            boot.runner.call("prefetch", _CALL_SECONDS, trees=programs(wanted.workload))
+            return reached
+    raise StateMissedError(f"{missed} after {TRIES} tries", reached)
+
+
+def programs(workload: Workload) -> list[str]:
+    """Files of the programs that a pipeline starts."""
+    names = {argv[0] for argv in workload.pipeline}
+    names |= {
+        following
+        for argv in workload.pipeline
+        for word, following in zip(argv, argv[1:], strict=False)
+        if word == "-exec"
+    }
+    return sorted(name if name.startswith("/") else f"/usr/bin/{name}" for name in names)
+
+
+def _bring(boot: Boot, data: HostData, wanted: Wanted, drop_host: Callable[[], None]) -> None:
+    if wanted.guest_cache != "none":
+        parts = guest_parts(boot, wanted.workload)
+        if wanted.system.dax and wanted.guest_cache == "cold":
+            # Neither side can evict what is mapped through a DAX window.
+            boot.runner.call("release", _CALL_SECONDS)
+            boot.remount()
+        boot.runner.call("hold", _CALL_SECONDS, parts=parts)
+        if wanted.guest_cache == "cold":
+            boot.runner.call("drop", _CALL_SECONDS, what=3)
+        else:
+            trees = [directory for part, directory in parts.items() if part in _warmed(wanted)]
+            boot.runner.call("prefetch", _CALL_SECONDS, trees=trees)
+    if wanted.host_cache == "cold":
+        data.evict()
+        drop_host()
+    else:
+        data.prefetch()
+
+
+def _look_at_guest(boot: Boot, wanted: Wanted) -> dict[str, Mapping[str, int]] | None:
+    if wanted.guest_cache == "none":
+        return None
+    return boot.runner.call("residency", _CALL_SECONDS, parts=guest_parts(boot, wanted.workload))
+
+
+def _warmed(wanted: Wanted) -> Collection[str]:
+    """Parts that a warm guest has in its cache: what the workload reads; all of tree a where it reads metadata alone."""
+    return READ_PARTS[wanted.workload.reads.part] or READ_PARTS["all"]
+
+
+def _total(parts: Collection[Mapping[str, int]]) -> dict[str, int]:
+    names = ("files", "pages", "resident_pages", "dirty_pages", "dax_pages")
+    total = {name: sum(part.get(name, 0) for part in parts) for name in names}
+    return total if total["dax_pages"] else {name: value for name, value in total.items() if name != "dax_pages"}
+
+
+def _missed(wanted: Wanted, host: Residency, guest: Mapping[str, Mapping[str, int]] | None) -> str | None:
+    """None, or how far from the wanted state host or guest are."""
+    expected = 0 if wanted.host_cache == "cold" else host.pages
+    if host.resident_pages != expected:
+        return f"host {wanted.host_cache}: {host.resident_pages} of {host.pages} pages are resident, {expected} were wanted"
+    if guest is None:
+        return None
+    looked = guest if wanted.guest_cache == "cold" else {part: guest[part] for part in _warmed(wanted)}
+    total = _total(looked.values())
+    cached_pages = total["pages"] - total.get("dax_pages", 0)
+    expected = 0 if wanted.guest_cache == "cold" else cached_pages
+    if total["resident_pages"] != expected:
+        return f"guest {wanted.guest_cache}: {total['resident_pages']} of {cached_pages} pages are resident, {expected} were wanted"
+    return None

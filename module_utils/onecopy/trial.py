@@ -1,0 +1,191 @@
+"""One trial: reach and verify the state, run the workload, count, and make the record of whatever became of it."""
+
+from __future__ import annotations
+
+import errno
+import posixpath
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from . import measure, state
+from .host_data import DataSet, HostData
+from .runner_client import RunnerError, RunnerLost
+from .systems import SYSTEMS
+from .testbed import Boot
+from .workloads import Places, Workload, bytes_missed, command_line
+
+RECORD_SCHEMA: Final = 1
+REASONS: Final = frozenset(
+    (
+        "state_missed",
+        "bytes_missed",
+        "workload_failed",
+        "workload_timeout",
+        "guest_not_ready",
+        "guest_died",
+        "daemon_died",
+    )
+    + ("runner_lost", "no_space", "mount_failed", "disturbed", "internal")
+)
+# The answer travels after the workload's own limit, from a guest that may just have been busy.
+_ANSWER_SECONDS: Final = 30.0
+_CALL_SECONDS: Final = 60.0
+_MESSAGE_LENGTH: Final = 500
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all trials of a run on one host share."""
+
+    run_id: str
+    host: str
+    machine_id: str
+    plan: Mapping[str, Any]
+    workloads: Mapping[str, Workload]
+    dataset: DataSet
+    drop_host: Callable[[], None]
+    clock: Callable[[], float] = time.monotonic
+
+
+class _Outcome(Exception):
+    """A trial that ends without being ok."""
+
+    def __init__(self, status: str, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+
+
+def run_trial(context: Context, trial: Mapping[str, Any], boot: Boot, data: HostData) -> tuple[Record, bool]:
+    """The record of one trial on ``boot``, and whether the boot is still fit for the next. Never raises: what went wrong is in the record."""
+    started = context.clock()
+    record = new_record(context, trial) | {"boot_id": boot.boot_id}
+    phases = state.Phases(context.clock)
+    fit = True
+    try:
+        _measure(context, trial, boot, data, record, phases)
+        record["status"] = "ok"
+    except _Outcome as outcome:
+        record |= {"status": outcome.status, "reason": outcome.reason, "message": _one_line(outcome)}
+    except state.StateMissedError as missed:
+        record |= {
+            "status": "invalid",
+            "reason": "state_missed",
+            "message": _one_line(missed),
+            "reached": dict(missed.reached),
+        }
+    except RunnerLost as lost:
+        fit = False
+        record |= {"status": "failed", "reason": "runner_lost", "message": _one_line(lost)}
+    except RunnerError as error:
+        reason = error.reason if error.reason in REASONS else "internal"
+        record |= {"status": "failed", "reason": reason, "message": _one_line(error.message)}
+    except OSError as error:
+        reason = "no_space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "internal"
+        record |= {"status": "failed", "reason": reason, "message": _one_line(error)}
+    except Exception as error:  # noqa: BLE001  a bug is a failed trial, seen in the report, and not the end of a night's run
+        record |= {"status": "failed", "reason": "internal", "message": _one_line(f"{type(error).__name__}: {error}")}
+    if fit:
+        fit = _tidy_up(context, trial, boot)
+    died = boot.alive()
+    if died is not None:
+        fit = False
+        if record["status"] != "ok":
+            # What the host knows about a death says more than how the trial noticed it.
+            record |= {"status": "failed", "reason": died[0], "message": _one_line(died[1])}
+    total = context.clock() - started
+    phases.seconds["overhead"] = max(0.0, total - sum(phases.seconds.values()))
+    record["phases"] = phases.seconds
+    return record, fit
+
+
+def not_run(context: Context, trial: Mapping[str, Any], reason: str, message: str) -> Record:
+    """The record of a trial that found no boot to run on."""
+    return new_record(context, trial) | {"status": "failed", "reason": reason, "message": _one_line(message)}
+
+
+def new_record(context: Context, trial: Mapping[str, Any]) -> Record:
+    """What is known of a trial before it starts."""
+    is_host = SYSTEMS[trial["system"]].path == "host"
+    return {
+        "schema": RECORD_SCHEMA,
+        "run_id": context.run_id,
+        "experiment": context.plan["experiment"],
+        "host": context.host,
+        "machine_id": context.machine_id,
+        "accelerator": "none" if is_host else context.plan["accelerator"],
+        "started_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        **trial,
+    }
+
+
+def _measure(
+    context: Context, trial: Mapping[str, Any], boot: Boot, data: HostData, record: Record, phases: state.Phases
+) -> None:
+    workload = context.workloads[trial["workload"]]
+    has_guest = trial["guest_cache"] != "none"
+    is_residency = trial["kind"] == "residency"
+    pipeline = command_line(workload, _places(context.dataset, boot))
+    wanted = state.Wanted(SYSTEMS[trial["system"]], trial["host_cache"], trial["guest_cache"], is_residency, workload)
+    wanted_bytes = context.dataset.wanted_bytes(workload.reads)
+
+    if workload.writes:
+        # A slice that was killed may have left half a copy.
+        boot.reset_scratch()
+    record["reached"] = state.reach(boot, data, wanted, context.drop_host, phases)
+    before = measure.Sample(boot, has_guest)
+    now = context.clock()
+    timeout = float(context.plan["timeout_seconds"])
+    result = boot.runner.call("run", timeout + _ANSWER_SECONDS, pipeline=pipeline, timeout_seconds=timeout, cwd="/")
+    phases.measure("workload", now)
+    after = measure.Sample(boot, has_guest)
+    timed_out = bool(result.pop("timed_out"))
+    record["result"] = {**result, "wanted_bytes": wanted_bytes}
+    if timed_out:
+        raise _Outcome("timeout", "workload_timeout", f"{trial['workload']} was ended after {timeout:g} s")
+    expected = list(workload.exit_codes or [0] * len(pipeline))
+    if result["exit_codes"] != expected:
+        last_words = str(result.get("stderr", "")).strip().rpartition("\n")[2]
+        raise _Outcome(
+            "failed", "workload_failed", f"exit codes {result['exit_codes']}, {expected} are right: {last_words}"
+        )
+    if is_residency:
+        guest = (
+            boot.runner.call("residency", _CALL_SECONDS, parts=state.guest_parts(boot, workload)) if has_guest else None
+        )
+        record |= measure.copies(workload, context.dataset, data, guest)
+    record["ledger"] = measure.ledger(before, after)
+    record["io_path"] = measure.io_path(before, after)
+    missed = bytes_missed(workload.reads, wanted_bytes, result["read_bytes"])
+    if missed is not None:
+        raise _Outcome("invalid", "bytes_missed", missed)
+
+
+def _tidy_up(context: Context, trial: Mapping[str, Any], boot: Boot) -> bool:
+    """Leave nothing of this trial to the next one; False when the boot no longer answers."""
+    try:
+        if trial["guest_cache"] != "none":
+            boot.runner.call("release", _CALL_SECONDS)
+        if context.workloads[trial["workload"]].writes:
+            boot.reset_scratch()
+    except (RunnerLost, RunnerError):
+        return False
+    return True
+
+
+def _places(dataset: DataSet, boot: Boot) -> Places:
+    def in_guest(name: str) -> str:
+        tree, _, rest = name.partition("/")
+        return posixpath.join(boot.data_roots[tree], rest)
+
+    sample = [in_guest(name) for name in dataset.sample()]
+    return Places(boot.data_roots["a"], boot.data_roots["b"], boot.scratch, in_guest(dataset.large_file()), sample)
+
+
+def _one_line(what: object) -> str:
+    return " ".join(str(what).split())[:_MESSAGE_LENGTH]

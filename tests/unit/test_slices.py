@@ -1,0 +1,270 @@
+"""Slices of trials on a fake testbed: records of every end, and nothing lost or done twice when killed at any point."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from ansible.module_utils.onecopy import plan as planning
+from ansible.module_utils.onecopy import records, slices
+from ansible.module_utils.onecopy.paths import HostPaths
+
+from fake_testbed import FakeTestbed, Points
+
+PROJECT = Path(__file__).resolve().parents[2]
+RECORD = jsonschema.Draft202012Validator(json.loads((PROJECT / "reports/schema/record.schema.json").read_text()))
+RUN = "20260101T000000Z"
+EXPERIMENT: dict[str, Any] = {
+    "name": "tiny",
+    "description": "for tests",
+    "seed": 1,
+    "repeats": 1,
+    "guest": {"memory_mib": 256, "cpus": 1},
+    "dataset": {"name": "tiny", "large_mib": 1, "large_files": 1, "small_mib": 1, "small_files": 5, "seed": 1},
+    "systems": ["hfs", "virtiofs_never", "virtiofs_auto"],
+    "host_cache": ["cold", "warm"],
+    "guest_cache": ["cold"],
+    "residency": ["cat"],
+    "timed": ["cp"],
+    "timeout_seconds": 20,
+}
+ABLE = {"accelerator": "tcg", "qemu": {"supported": True}, "virtiofsd": {"supported": True}}
+
+
+@pytest.fixture
+def paths(disk_path: Path) -> HostPaths:
+    found = HostPaths(disk_path)
+    for tree in "ab":
+        for part, names, size in (("large", 1, 300_000), ("small", 5, 3000)):
+            directory = found.share("tiny") / "data" / tree / part
+            directory.mkdir(parents=True)
+            for name in range(names):
+                (directory / str(name)).write_bytes(b"x" * size)
+    (found.share("tiny") / "scratch").mkdir()
+    found.run(RUN).mkdir(parents=True)
+    return found
+
+
+def make(**changes: Any) -> dict[str, Any]:
+    return planning.make_plan(EXPERIMENT | changes, ABLE)
+
+
+def go(plan: dict[str, Any], paths: HostPaths, bed: FakeTestbed, seconds: float = 60.0) -> slices.Slice:
+    return slices.run_slice(plan, RUN, "box1", paths, seconds, bed, drop_host=lambda: None)
+
+
+def found(paths: HostPaths) -> list[dict[str, Any]]:
+    every = records.read(paths.run(RUN) / "results.jsonl").records
+    for record in every:
+        RECORD.validate(record)
+    return every
+
+
+def test_whole_plan(paths: HostPaths) -> None:
+    plan, bed = make(), FakeTestbed(paths.state)
+    result = go(plan, paths, bed)
+    every = found(paths)
+    assert (result.done, result.remaining) == (12, 0)
+    assert [record["id"] for record in every] == [trial["id"] for trial in plan["trials"]]
+    assert {record["status"] for record in every} == {"ok"}, [record.get("message") for record in every]
+    assert [boot["label"] for boot in result.boots] == list(dict.fromkeys(trial["label"] for trial in plan["trials"]))
+    assert not bed.alive_file.exists()
+    assert {record["accelerator"] for record in every if record["system"] == "hfs"} == {"none"}
+
+
+@pytest.mark.parametrize(("system", "expected"), [("hfs", 1.0), ("virtiofs_never", 1.0), ("virtiofs_auto", 2.0)])
+def test_copies(paths: HostPaths, system: str, expected: float) -> None:
+    go(make(systems=[system], timed=[]), paths, FakeTestbed(paths.state))
+    for record in found(paths):
+        assert set(record["copies"]) == {"all", "large", "small"}
+        for counted in record["copies"].values():
+            assert (counted["host_pages"] + counted["guest_pages"]) / counted["accessed_pages"] == expected
+        # The twin was warmed with the rest where the host is warm.
+        assert record["extra_pages"] == (0 if record["host_cache"] == "cold" else 79)
+
+
+def test_slice_ends_after_one_trial_when_its_time_is_over_and_the_guest_stays(paths: HostPaths) -> None:
+    plan, bed = make(systems=["virtiofs_auto"]), FakeTestbed(paths.state)
+    assert [go(plan, paths, bed, seconds=0).remaining for _ in plan["trials"]] == [3, 2, 1, 0]
+    assert len(bed.booted) == 1
+    assert len({record["boot_id"] for record in found(paths)}) == 1
+
+
+def test_unfinished_workload_is_a_timeout(paths: HostPaths) -> None:
+    own = {"slow": {"pipeline": [["sleep", "60"]], "reads": {"part": "none"}}}
+    go(
+        make(systems=["hfs"], host_cache=["cold"], residency=[], timed=["slow"], workloads=own, timeout_seconds=1),
+        paths,
+        FakeTestbed(paths.state),
+    )
+    (record,) = found(paths)
+    assert (record["status"], record["reason"]) == ("timeout", "workload_timeout")
+
+
+def test_state_that_cannot_be_reached_is_invalid_with_its_figures(paths: HostPaths) -> None:
+    bed = FakeTestbed(paths.state, sticky=True)
+    go(make(systems=["virtiofs_auto"], timed=[]), paths, bed)
+    first, second = found(paths)
+    assert first["status"] == "ok"
+    assert (second["status"], second["reason"]) == ("invalid", "state_missed")
+    assert second["reached"]["tries"] == 3
+    assert second["reached"]["guest"]["resident_pages"] == second["reached"]["guest"]["pages"]
+    assert "guest cold: 79 of 79 pages are resident, 0 were wanted after 3 tries" in second["message"]
+
+
+def test_workload_that_read_too_little_is_invalid(paths: HostPaths) -> None:
+    bed = FakeTestbed(paths.state, answer={"read_bytes": 100})
+    go(make(systems=["hfs"], host_cache=["cold"], timed=[]), paths, bed)
+    (record,) = found(paths)
+    assert (record["status"], record["reason"]) == ("invalid", "bytes_missed")
+    assert record["message"].startswith("read 100 bytes where 315000 to ")
+
+
+def test_wrong_exit_code_is_a_failure_with_the_last_words(paths: HostPaths) -> None:
+    own = {"broken": {"pipeline": [["ls", "/no/such/place"]], "reads": {"part": "none"}}}
+    go(
+        make(systems=["hfs"], host_cache=["cold"], residency=[], timed=["broken"], workloads=own),
+        paths,
+        FakeTestbed(paths.state),
+    )
+    (record,) = found(paths)
+    assert (record["status"], record["reason"]) == ("failed", "workload_failed")
+    assert "exit codes [2], [0] are right" in record["message"]
+    assert "No such file" in record["message"]
+
+
+@pytest.mark.parametrize("reason", ["daemon_died", "guest_died"])
+def test_death_fails_that_trial_alone_and_boots_anew(paths: HostPaths, reason: str) -> None:
+    plan = make(systems=["virtiofs_auto"])
+    points = Points()
+    bed = FakeTestbed(paths.state, points)
+
+    def die() -> None:
+        bed.booted[-1].dead = (reason, "last line of the console")
+
+    points.at[40] = die
+    result = go(plan, paths, bed)
+    every = found(paths)
+    failed = [record for record in every if record["status"] != "ok"]
+    assert [(record["status"], record["reason"], record["message"]) for record in failed] == [
+        ("failed", reason, "last line of the console")
+    ]
+    assert result.remaining == 0
+    assert len(bed.booted) == 2
+
+
+def test_block_is_given_up_after_three_failed_boots(paths: HostPaths) -> None:
+    plan = make(systems=["virtiofs_auto", "hfs"])
+    bed = FakeTestbed(paths.state, fail_boots=3)
+    result = go(plan, paths, bed)
+    first = plan["trials"][0]["block"]
+    every = found(paths)
+    assert result.remaining == 0
+    assert {(record["block"] == first, record["status"], record.get("reason")) for record in every} == {
+        (True, "failed", "guest_not_ready"),
+        (False, "ok", None),
+    }
+    assert "3 boots of" in every[0]["message"]
+    assert "Kernel panic" in every[0]["message"]
+
+
+def test_failed_boots_are_counted_over_slices(paths: HostPaths) -> None:
+    plan = make(systems=["virtiofs_auto"])
+    bed = FakeTestbed(paths.state, fail_boots=3)
+    assert [go(plan, paths, bed, seconds=0).remaining for _ in range(3)] == [4, 4, 0]
+
+
+def test_missing_data_set_is_one_line(paths: HostPaths) -> None:
+    shutil.rmtree(paths.share("tiny"))
+    with pytest.raises(
+        slices.SliceError, match=r"a/large: No such file or directory: make the data set \(role dataset\) first\Z"
+    ):
+        go(make(), paths, FakeTestbed(paths.state))
+
+
+def test_missing_image_is_one_line(paths: HostPaths) -> None:
+    with pytest.raises(slices.SliceError, match=r"tiny.images.json: knows no image of gfs: make the images"):
+        go(make(systems=["gfs"]), paths, FakeTestbed(paths.state))
+
+
+def test_slice_of_a_run_that_was_not_started_is_one_line(paths: HostPaths) -> None:
+    paths.run(RUN).rmdir()
+    with pytest.raises(slices.SliceError, match="start the run first"):
+        go(make(), paths, FakeTestbed(paths.state))
+
+
+def test_second_repeat_never_takes_over_the_boot_of_the_first(paths: HostPaths) -> None:
+    plan = make(systems=["hfs"], repeats=2)
+    specs = {trial["block"]: slices.boot_spec(plan, RUN, trial) for trial in plan["trials"]}
+    assert specs["0-hfs"] != specs["1-hfs"]
+
+
+def _child(plan: dict[str, Any], paths: HostPaths, points: Points, seconds: float) -> int:
+    """Run one slice in a process of its own; its exit status."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            go(plan, paths, FakeTestbed(paths.state, points), seconds)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+STEPS = 119
+
+
+def test_number_of_steps(paths: HostPaths) -> None:
+    points = Points()
+    go(make(systems=["hfs", "virtiofs_auto"], timed=["cat"]), paths, FakeTestbed(paths.state, points))
+    assert points.passed == STEPS
+
+
+# A stride that shares no factor with the steps of a trial meets every kind of step.
+@pytest.mark.parametrize("step", range(1, STEPS + 1, 5))
+def test_killed_at_any_point_nothing_is_lost_or_done_twice(paths: HostPaths, step: int) -> None:
+    plan = make(systems=["hfs", "virtiofs_auto"], timed=["cat"])
+    results, log = paths.run(RUN) / "results.jsonl", paths.state / "runs.log"
+
+    assert _child(plan, paths, Points({step: lambda: os._exit(9)}), 60.0) == 9
+    before = results.read_bytes() if results.exists() else b""
+    run_before = log.read_text().splitlines() if log.exists() else []
+    assert _child(plan, paths, Points(), 60.0) == 0
+
+    assert results.read_bytes().startswith(before)
+    assert [record["id"] for record in found(paths)] == [trial["id"] for trial in plan["trials"]]
+    # At most the one trial that was under way ran twice.
+    assert len(log.read_text().splitlines()) <= len(plan["trials"]) + 1
+    assert len(run_before) - before.count(b"\n") in (0, 1)
+    assert not (paths.state / "alive.json").exists()
+
+
+@pytest.mark.parametrize("cut", [1, 2, 50, 400])
+def test_torn_record_is_run_again(paths: HostPaths, cut: int) -> None:
+    plan = make(systems=["hfs"])
+    go(plan, paths, FakeTestbed(paths.state))
+    results = paths.run(RUN) / "results.jsonl"
+    results.write_bytes(results.read_bytes()[: -cut - 1])
+    go(plan, paths, FakeTestbed(paths.state))
+    assert Counter(record["id"] for record in found(paths)) == Counter(trial["id"] for trial in plan["trials"])
+
+
+def test_orphan_slice_is_ended_first(paths: HostPaths) -> None:
+    own = {"slow": {"pipeline": [["sleep", "60"]], "reads": {"part": "none"}}}
+    slow = make(systems=["hfs"], host_cache=["cold"], residency=[], timed=["slow"], workloads=own, timeout_seconds=60)
+    pid = os.fork()
+    if pid == 0:
+        go(slow, paths, FakeTestbed(paths.state))
+        os._exit(0)
+    while not (paths.state / "runs.log").exists():
+        pass
+    quick = make(systems=["hfs"])
+    assert go(quick, paths, FakeTestbed(paths.state)).remaining == 0
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -15
