@@ -17,6 +17,8 @@ from .workloads import WORKLOADS, Workload, parse
 
 # What kernel, runner and the workload itself need beside the data: below it a guest cannot hold the set in its cache.
 GUEST_RESERVE_MIB: Final = 128
+# Files beside the experiments that say something about all of them.
+NOT_EXPERIMENTS: Final = frozenset({"claims.yml"})
 _REQUIRED_INSIDE: Final = {
     "guest": ("memory_mib", "cpus"),
     "dataset": ("name", "large_mib", "large_files", "small_mib", "small_files", "seed"),
@@ -54,7 +56,7 @@ def load(path: Path, schema: Mapping[str, Any], name: str | None = None) -> dict
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        known = sorted(file.stem for file in path.parent.glob("*.yml"))
+        known = sorted(file.stem for file in path.parent.glob("*.yml") if file.name not in NOT_EXPERIMENTS)
         raise ExperimentError(f"{name}: there is no such experiment{_meant(path.stem, known)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ExperimentError(f"{name}: cannot be read: {_one_line(error)}") from None

@@ -1,0 +1,138 @@
+"""The controller's loop over slices of trials: fetches and stores records, and shows one line per finished trial."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+PROJECT = Path(__file__).resolve().parent.parent
+if str(PROJECT / "module_utils") not in ansible.module_utils.__path__:
+    # Modules find the project's code by ansible.cfg; plugins, which run in Ansible's own process, do not.
+    ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
+
+from ansible.module_utils.onecopy import progress, run_directory  # noqa: E402
+
+RECONNECT_SECONDS = 5
+display = Display()
+
+
+class ActionModule(ActionBase):
+    """One task, one run: started or gone on with, then worked slice by slice."""
+
+    _supports_check_mode = False
+    _supports_async = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run the whole plan; the task's result says how many trials ended how, and where the records are."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        if result.get("skipped"):
+            return result
+        self.task_vars = task_vars or {}
+        self.host = str(self.task_vars["inventory_hostname"])
+        arguments = self._task.args
+        self.plan = arguments["plan"]
+        self.common = {"host": self.host, "state_directory": arguments.get("state_directory", "/var/lib/onecopy")}
+        try:
+            run, is_old = run_directory.find_or_start(
+                Path(arguments["reports_directory"]).resolve(),
+                self.plan,
+                [str(host) for host in self.task_vars.get("ansible_play_hosts", [self.host])],
+                PROJECT,
+                datetime.now(UTC),
+                bool(arguments.get("new_run", False)),
+            )
+        except run_directory.RunDirectoryError as error:
+            raise AnsibleActionFail(str(error)) from error
+        self.common["run_id"] = run.run_id
+        for line in progress.plan_lines(self.plan):
+            display.display(f"{self.host}  {line}")
+        if is_old and run.done(self.host):
+            display.display(f"{self.host}  going on with run {run.run_id}: {len(run.done(self.host))} trials are done")
+        started = self._call("start", plan=self.plan)
+        run.update_host(self.host, lambda entry: entry.update(started["facts"]))
+        self._work(run, int(arguments.get("slice_seconds", 20)))
+        self._call("finish")
+        stamp = datetime.now(UTC).isoformat(timespec="seconds")
+        run.update_host(self.host, lambda entry: entry.update(finished_at=stamp))
+        return result | {"changed": True, **self._end(run)}
+
+    def _work(self, run: run_directory.RunDirectory, seconds: int) -> None:
+        """Slices until nothing remains."""
+        total = len(self.plan["trials"])
+        before = run.done(self.host)
+        began, lines = time.monotonic(), 0
+        while True:
+            answer = self._call("work", slice_seconds=seconds, skip=lines)
+            lines = answer["lines"]
+            fresh = run.add_records(self.host, answer["records"])
+            if answer["boots"]:
+                run.update_host(
+                    self.host, lambda entry, boots=answer["boots"]: entry.setdefault("boots", []).extend(boots)
+                )
+            done = run.done(self.host)
+            worked = time.monotonic() - began
+            left = progress.left_seconds(self.plan, done, worked, done - before)
+            for position, record in enumerate(fresh, start=len(done) - len(fresh) + 1):
+                shown = left if position == len(done) and answer["remaining"] else None
+                display.display(progress.trial_line(self.host, position, total, record, shown))
+            if not answer["remaining"]:
+                return
+
+    def _call(self, step: str, **arguments: Any) -> dict[str, Any]:
+        """One step on the KVM host; one lost connection is survived, and said."""
+        for is_last in (False, True):
+            try:
+                answer: dict[str, Any] = self._execute_module(
+                    module_name="trials",
+                    module_args={"step": step, **self.common, **arguments},
+                    task_vars=self.task_vars,
+                )
+            except AnsibleConnectionFailure as error:
+                answer = {"unreachable": True, "msg": str(error)}
+            if answer.get("unreachable") and not is_last:
+                display.warning(
+                    f"{self.host}: connection lost ({_one_line(answer)}): trying once more in {RECONNECT_SECONDS} s"
+                )
+                time.sleep(RECONNECT_SECONDS)
+                self._connection.close()
+                continue
+            break
+        if answer.get("unreachable"):
+            raise AnsibleActionFail(
+                f"{self.host} cannot be reached ({_one_line(answer)}): no record is lost, run the same command to go on"
+            )
+        if answer.get("failed"):
+            raise AnsibleActionFail(f"{self.host}: {_one_line(answer)}")
+        return answer
+
+    def _end(self, run: run_directory.RunDirectory) -> dict[str, Any]:
+        """The last lines, and the task's result."""
+        every = [record for record in run_directory.records.read(run.results).records if record["host"] == self.host]
+        for line in progress.last_lines(every, len(self.plan["trials"])):
+            display.display(f"{self.host}  {line}")
+        display.display(f"{self.host}  records: {run.results}")
+        counts = {
+            status: sum(record["status"] == status for record in every)
+            for status in ("ok", "invalid", "failed", "timeout")
+        }
+        if not counts["ok"]:
+            raise AnsibleActionFail(f"{self.host}: no trial was ok: see the reasons in {run.results}")
+        return {"run_directory": str(run.path), "trials": counts}
+
+
+def _one_line(answer: dict[str, Any]) -> str:
+    """The module's message; where it broke down, its last words."""
+    message = " ".join(str(answer.get("msg", "")).split())
+    last_words = [
+        line for key in ("module_stderr", "exception") for line in str(answer.get(key, "")).strip().splitlines()[-1:]
+    ]
+    return ": ".join(
+        dict.fromkeys(part for part in (message, *last_words) if part and part != "(traceback unavailable)")
+    )

@@ -1,0 +1,102 @@
+"""A run on a KVM host: start it (checks, lock, plan on the disk), work slices, end it. The host's half of what the controller loops over."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from . import lock, records, run_unit, slices, testbed
+from .host_data import DataMissingError, DataSet, host_data
+from .paths import MACHINE, RUNTIME, HostPaths
+from .provenance import host_facts
+from .systems import SYSTEMS
+
+# Records of the longest plan, and what a boot keeps below the state directory.
+NEEDED_MIB: Final = 64
+_MIB: Final = 1 << 20
+
+
+class HostRunError(Exception):
+    """A run that cannot start or go on here; one line: what, where, cure."""
+
+
+def start(
+    plan: Mapping[str, Any], run_id: str, host: str, paths: HostPaths, machine: Path = MACHINE, runtime: Path = RUNTIME
+) -> dict[str, Any]:
+    """Make this host ready for slices of ``plan``; nothing is started where something is missing. Returns ``facts`` and ``resumed``.
+
+    Raises HostRunError.
+    """
+    _check(plan, paths)
+    holder = {"experiment": plan["experiment"], "host": host, "since": datetime.now(UTC).isoformat(timespec="seconds")}
+    try:
+        is_new = run_unit.start(run_id, holder, machine, runtime)
+    except lock.LockHeldError as held:
+        raise HostRunError(lock.describe(held.holder)) from held
+    except run_unit.RunUnitError as error:
+        raise HostRunError(str(error)) from error
+    directory = paths.run(run_id)
+    directory.mkdir(parents=True, exist_ok=True)
+    records.write_atomically(directory / "plan.json", plan)
+    return {"facts": host_facts(paths, plan["dataset"]["name"]), "resumed": not is_new}
+
+
+def work(
+    run_id: str, host: str, paths: HostPaths, seconds: float, skip: int, machine: Path = MACHINE
+) -> dict[str, Any]:
+    """One slice. Returns ``records`` from the ``skip``-th whole line on, ``lines`` (how many there are), ``remaining``, ``boots``.
+
+    Raises HostRunError.
+    """
+    held = lock.holder_of(machine / "lock")
+    if held is None or held.get("run_id") != run_id:
+        raise HostRunError(f"{machine / 'lock'}: run {run_id} does not hold it any more: run the same command again")
+    directory = paths.run(run_id)
+    try:
+        plan = json.loads((directory / "plan.json").read_text(encoding="utf-8"))
+        done = slices.run_slice(plan, run_id, host, paths, seconds)
+    except (OSError, ValueError, slices.SliceError) as error:
+        raise HostRunError(" ".join(str(error).split())) from error
+    every = records.read(directory / "results.jsonl")
+    return {
+        "records": every.records[skip:],
+        "lines": len(every.records),
+        "remaining": done.remaining,
+        "boots": done.boots,
+    }
+
+
+def finish(run_id: str, paths: HostPaths) -> None:
+    """End what the run left running, free the lock, bring host settings back. Raises HostRunError."""
+    testbed.sweep(paths)
+    try:
+        run_unit.stop(run_id)
+    except run_unit.RunUnitError as error:
+        raise HostRunError(str(error)) from error
+
+
+def _check(plan: Mapping[str, Any], paths: HostPaths) -> None:
+    if os.geteuid():
+        raise HostRunError("trials need root on the KVM host: set become")
+    for program in ("systemd-run", "systemctl"):
+        if shutil.which(program) is None:
+            raise HostRunError(f"{program} is missing: a KVM host runs systemd; run role kvm_host first")
+    try:
+        status = os.statvfs(paths.state)
+    except OSError as error:
+        raise HostRunError(f"{paths.state}: {error.strerror}: run role kvm_host first") from error
+    free = status.f_bavail * status.f_frsize // _MIB
+    if free < NEEDED_MIB:
+        raise HostRunError(f"{paths.state}: {free} MiB are free, {NEEDED_MIB} MiB are needed: make room")
+    name = plan["dataset"]["name"]
+    try:
+        DataSet.of_share(paths.share(name) / "data")
+        for system in sorted({trial["system"] for trial in plan["trials"]}):
+            host_data(SYSTEMS[system], name, paths)
+    except DataMissingError as error:
+        raise HostRunError(str(error)) from error

@@ -1,0 +1,114 @@
+"""The same command goes on with an unfinished run of the same plan, and starts a new one otherwise."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible.module_utils.onecopy import run_directory
+
+PROJECT = Path(__file__).resolve().parents[2]
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+PLAN: dict[str, Any] = {
+    "experiment": "tiny",
+    "digest": "d",
+    "seed": 1,
+    "accelerator": "tcg",
+    "dataset": {},
+    "guest": {},
+    "workloads": {},
+    "trials": [{"id": "0" * 16}, {"id": "1" * 16}],
+}
+
+
+def begin(
+    top: Path, plan: dict[str, Any] = PLAN, hosts: tuple[str, ...] = ("box1",), later: int = 0, **more: Any
+) -> tuple[Any, bool]:
+    return run_directory.find_or_start(top, plan, hosts, PROJECT, NOW + timedelta(seconds=later), **more)
+
+
+def finish(run: run_directory.RunDirectory, host: str = "box1") -> None:
+    run.update_host(host, lambda entry: entry.update(finished_at="now"))
+
+
+def test_new_run_has_plan_and_manifest(tmp_path: Path) -> None:
+    run, is_old = begin(tmp_path)
+    assert (run.run_id, is_old) == ("20260102T030405Z", False)
+    assert run.path == tmp_path / "tiny" / run.run_id
+    assert run.plan() == PLAN
+    manifest = run.manifest()
+    assert manifest["hosts"] == {"box1": {}}
+    assert {"schema", "experiment", "run_id", "digest", "seed", "accelerator", "started_at", "controller"} <= set(
+        manifest
+    )
+    assert len(manifest["controller"]["git_revision"]) == 40
+    assert isinstance(manifest["controller"]["git_dirty"], bool)
+
+
+def test_unfinished_run_goes_on(tmp_path: Path) -> None:
+    first, _ = begin(tmp_path)
+    assert begin(tmp_path, later=60) == (first, True)
+
+
+def test_finished_run_is_not_touched(tmp_path: Path) -> None:
+    first, _ = begin(tmp_path)
+    finish(first)
+    second, is_old = begin(tmp_path, later=60)
+    assert not is_old
+    assert second.path != first.path
+
+
+@pytest.mark.parametrize("change", [{"digest": "e"}, {"accelerator": "kvm"}, {"trials": [{"id": "2" * 16}]}])
+def test_other_plan_is_another_run(tmp_path: Path, change: dict[str, Any]) -> None:
+    begin(tmp_path)
+    assert begin(tmp_path, PLAN | change, later=60)[1] is False
+
+
+def test_two_runs_in_one_second_get_two_names(tmp_path: Path) -> None:
+    first, _ = begin(tmp_path)
+    second, _ = begin(tmp_path, PLAN | {"digest": "e"})
+    assert [first.run_id, second.run_id] == ["20260102T030405Z", "20260102T030405Z_2"]
+
+
+def test_hosts_of_one_command_share_a_run_and_one_that_is_new_does_not(tmp_path: Path) -> None:
+    first, _ = begin(tmp_path, hosts=("box1", "box2"))
+    finish(first)
+    assert begin(tmp_path, hosts=("box1", "box2"), later=1) == (first, True)
+    assert begin(tmp_path, hosts=("box3",), later=2)[1] is False
+
+
+def test_new_run_on_demand_is_shared_by_the_command_that_started_it(tmp_path: Path) -> None:
+    first, _ = begin(tmp_path)
+    manifest = first.manifest()
+    (first.path / "manifest.json").write_text(json.dumps(manifest | {"started_by": 0}))
+    second, is_old = begin(tmp_path, later=60, is_new=True)
+    assert not is_old
+    assert begin(tmp_path, later=61, is_new=True) == (second, True)
+
+
+def test_run_without_a_manifest_is_no_run(tmp_path: Path) -> None:
+    first, _ = begin(tmp_path)
+    (first.path / "manifest.json").unlink()
+    assert begin(tmp_path, later=60)[1] is False
+
+
+def test_fetching_twice_stores_once(tmp_path: Path) -> None:
+    run, _ = begin(tmp_path)
+    one, two = ({"id": character * 16, "order": order, "host": "box1"} for order, character in enumerate("01"))
+    assert run.add_records("box1", [one]) == [one]
+    assert run.add_records("box1", [one, two, two]) == [two]
+    assert run.add_records("box2", [one | {"host": "box2"}]) == [one | {"host": "box2"}]
+    assert run.done("box1") == {"0" * 16, "1" * 16}
+    assert len(run.results.read_text().splitlines()) == 3
+
+
+def test_no_place_for_reports_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "tiny").write_text("a file")
+    with pytest.raises(
+        run_directory.RunDirectoryError, match=r"tiny: cannot be written: File exists: give the reports another place\Z"
+    ):
+        begin(tmp_path)
