@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from .comparisons import DISTINGUISHABLE
 from .verdicts import TCG_REASON
 
+Outcome = Literal["agrees", "disagrees", "not comparable"]
+Summary = Mapping[str, Any]
 SCHEMA = 1
 AGREES: Outcome = "agrees"
 DISAGREES: Outcome = "disagrees"
@@ -18,27 +21,48 @@ COPIES_TOLERANCE = 0.03
 # The same for ratios of times, as a factor.
 RATIO_TOLERANCE = 1.05
 
-Outcome = Literal["agrees", "disagrees", "not comparable"]
-Summary = Mapping[str, Any]
+_CIRCUMSTANCES = (
+    "cpu_model",
+    "memory",
+    "kernel",
+    "distribution",
+    "versions.qemu",
+    "versions.virtiofsd",
+    "guest.suite",
+    "guest.kernel",
+    "guest.root_sha256",
+    "images",
+)
 _COPIES_KEY = ("label", "guests", "workload", "part", "host_cache", "guest_cache")
 _RATIO_KEY = ("metric", "of", "to", "workload", "host_cache", "guest_cache")
 
 
-def agreement(archived: Summary, repeated: Summary, archived_plan: Mapping[str, Any], repeated_plan: Mapping[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two runs: the documents summary.json, plan.json and manifest.json."""
+
+    summary: Mapping[str, Any]
+    plan: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+
+
+def agreement(archived: Side, repeated: Side) -> dict[str, Any]:
     """Outcomes of ``claims``, ``copies`` and ``ratios`` (times of a system divided by the baseline's), each with both sets of figures.
 
     An outcome is ``agrees``, ``disagrees`` or ``not comparable``, and ``because`` says why. Absolute times are never compared: two
-    machines differ by right. ``remarks`` name what differs between the two runs as a whole.
+    machines differ by right. ``remarks`` say what makes the runs as a whole differ, ``circumstances`` name both sides' machines.
     """
-    data = _other_data(archived_plan, repeated_plan)
-    claims = _claims(archived, repeated)
-    copies = [_copies(row, other, data) for row, other in _pairs(archived["copies"], repeated["copies"], _COPIES_KEY)]
-    ratios = [_ratio(row, other, data, (archived, repeated)) for row, other in _pairs(_times(archived), _times(repeated), _RATIO_KEY)]
+    data = _other_data(archived.plan, repeated.plan)
+    one, other = archived.summary, repeated.summary
+    claims = _claims(one, other)
+    copies = [_copies(*pair, data) for pair in _pairs(one["copies"], other["copies"], _COPIES_KEY)]
+    ratios = [_ratio(*pair, data, (one, other)) for pair in _pairs(_times(one), _times(other), _RATIO_KEY)]
     return {
         "schema": SCHEMA,
-        "archived": _about(archived),
-        "repeated": _about(repeated),
-        "remarks": _remarks(archived, repeated, archived_plan, repeated_plan),
+        "archived": _about(one),
+        "repeated": _about(other),
+        "remarks": _remarks(archived, repeated),
+        "circumstances": _circumstances(archived.manifest, repeated.manifest),
         "counts": {name: _count(rows) for name, rows in (("claims", claims), ("copies", copies), ("ratios", ratios))},
         "claims": claims,
         "copies": copies,
@@ -49,6 +73,9 @@ def agreement(archived: Summary, repeated: Summary, archived_plan: Mapping[str, 
 def lines(result: Mapping[str, Any]) -> list[str]:
     """The outcome for a terminal: remarks, one line per claim with both verdicts and figures, one per copies figure that does not agree."""
     text = [f"archived {_name(result['archived'])}, repeated {_name(result['repeated'])}", *result["remarks"]]
+    for row in result["circumstances"]:
+        if not row["equal"]:
+            text.append(f"{row['name']}: archived {_values(row['archived'])}; repeated {_values(row['repeated'])}")
     for claim in result["claims"]:
         text.append(f"{claim['id']}: {claim['outcome']}: {claim['because']}")
         text += [f"  {side}: {claim[side]['verdict']}: {claim[side]['because']}" for side in ("archived", "repeated") if side in claim]
@@ -59,6 +86,10 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     for name, counts in result["counts"].items():
         text.append(f"{name}: " + ", ".join(f"{number} {outcome}" for outcome, number in counts.items()))
     return text
+
+
+def _values(by_host: Mapping[str, str]) -> str:
+    return ", ".join(sorted(set(by_host.values()))) or "unknown"
 
 
 def _claims(archived: Summary, repeated: Summary) -> list[dict[str, Any]]:
@@ -162,17 +193,34 @@ def _other_data(archived: Mapping[str, Any], repeated: Mapping[str, Any]) -> str
     return f"another {' and another '.join(differing)}: the runs did not measure the same thing" if differing else ""
 
 
-def _remarks(archived: Summary, repeated: Summary, archived_plan: Mapping[str, Any], repeated_plan: Mapping[str, Any]) -> list[str]:
+def _remarks(archived: Side, repeated: Side) -> list[str]:
     remarks = []
-    if archived_plan.get("digest") != repeated_plan.get("digest"):
+    if archived.plan.get("digest") != repeated.plan.get("digest"):
         remarks.append("the experiments differ: this is no repetition of the archived one")
-    if archived["accelerator"] != repeated["accelerator"]:
-        remarks.append(f"accelerators differ: {archived['accelerator']} archived, {repeated['accelerator']} repeated")
-    planned = [{trial["id"] for trial in plan["trials"]} for plan in (archived_plan, repeated_plan)]
-    common = len(planned[0] & planned[1])
+    if archived.summary["accelerator"] != repeated.summary["accelerator"]:
+        remarks.append(f"accelerators differ: {archived.summary['accelerator']} archived, {repeated.summary['accelerator']} repeated")
+    planned = [{trial["id"] for trial in side.plan["trials"]} for side in (archived, repeated)]
     if planned[0] != planned[1]:
+        common = len(planned[0] & planned[1])
         remarks.append(f"the plans share {common} trials of {len(planned[0])} archived and {len(planned[1])} repeated ones")
     return remarks
+
+
+def _circumstances(archived: Mapping[str, Any], repeated: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What both manifests say about their hosts: ``name``, ``equal``, and each side's values by host."""
+    rows = []
+    for name in _CIRCUMSTANCES:
+        sides = [{host: value for host, facts in sorted(manifest.get("hosts", {}).items()) if (value := _fact(facts, name))} for manifest in (archived, repeated)]
+        if any(sides):
+            equal = bool(sides[0] and sides[1]) and len({*sides[0].values(), *sides[1].values()}) == 1
+            rows.append({"name": name, "equal": equal, "archived": sides[0], "repeated": sides[1]})
+    return rows
+
+
+def _fact(facts: Any, name: str) -> str:
+    for part in name.split("."):
+        facts = facts.get(part) if isinstance(facts, Mapping) else None
+    return "" if facts is None else str(facts)
 
 
 def _about(summary: Summary) -> dict[str, Any]:

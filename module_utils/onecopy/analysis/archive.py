@@ -120,6 +120,14 @@ def unpack(archive: Archive, directory: Path) -> None:
         raise ArchiveError(f"{directory} cannot be written: {error.strerror}") from error
 
 
+def is_unpacked(archive: Archive, directory: Path) -> bool:
+    """Whether ``directory`` holds every file of the archive, byte for byte; what else lies there does not matter."""
+    try:
+        return all((directory / name).read_bytes() == data for name, data in seal(archive.files).items())
+    except OSError:
+        return False
+
+
 def _mode(data: bytes) -> int:
     return 0o755 if data.startswith(b"#!") else 0o644
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import subprocess
 import tarfile
 from collections.abc import Mapping
@@ -28,10 +27,14 @@ REPORTS = ("summary.json", "report.html", "report.md")
 EVIDENCE = {
     "packages.txt": "packages of the host with versions",
     "kernel.config": "kernel configuration of the host",
-    "guest.json": "packages with versions, kernel and digests of what guests booted",
     "guest-kernel.config": "kernel configuration of the guests",
     "dataset.json": "files, sizes and digests of the data set",
-    "images.json": "digests of the data set's images",
+}
+# The same in manifest.json, below hosts.HOST.
+MANIFEST_EVIDENCE = {
+    "guest": "packages with versions, kernel and digests of what guests booted",
+    "images": "digests of the data set's images",
+    "boots": "exact command lines of QEMU and daemons",
 }
 
 
@@ -44,6 +47,18 @@ class Handoff:
     absent: tuple[str, ...]
 
 
+def find_run(reports: Path, name: str) -> Path:
+    """The directory of a run: a path to it, EXPERIMENT/RUN_ID, RUN_ID, or EXPERIMENT for its newest run. Raises ArchiveError."""
+    for directory in (Path(name), reports / name):
+        if (directory / "manifest.json").is_file():
+            return directory.resolve()
+    found = sorted(path.parent for path in [*reports.glob(f"{name}/*/manifest.json"), *reports.glob(f"*/{name}/manifest.json")])
+    if found:
+        return found[-1].resolve()
+    known = ", ".join(sorted(str(path.parent.relative_to(reports)) for path in reports.glob("*/*/manifest.json"))[-5:])
+    raise ArchiveError(f"no run {name!r} in {reports}: there {'are, newest last, ' + known if known else 'is none yet: ./onecopy run EXPERIMENT makes one'}")
+
+
 def collect(directory: Path, repository: Path, *, dirty_allowed: bool = False) -> Handoff:
     """Everything that belongs into the archive of the run in ``directory``; the same run gives the same files.
 
@@ -54,8 +69,7 @@ def collect(directory: Path, repository: Path, *, dirty_allowed: bool = False) -
         run = load(directory)
     except RunError as error:
         raise ArchiveError(str(error)) from None
-    kit = run.manifest.get("kit", {})
-    revision, dirty = str(kit.get("revision") or ""), bool(kit.get("dirty"))
+    revision, dirty = kit_of(run.manifest)
     if not revision:
         raise ArchiveError(f"{directory / 'manifest.json'}: records no revision of the kit: run the experiment from a git clone")
     if dirty and not dirty_allowed:
@@ -77,6 +91,12 @@ def collect(directory: Path, repository: Path, *, dirty_allowed: bool = False) -
     outputs = {name: text for name, text in described.items() if name not in inputs}
     files[crate.METADATA] = crate.metadata(facts, inputs, outputs, {name: len(data) for name, data in files.items()})
     return Handoff(f"onecopy-{run.experiment}-{run.run_id}", files, absent)
+
+
+def kit_of(manifest: Mapping[str, Any]) -> tuple[str, bool]:
+    """The kit's git revision that made a run (empty where it is unknown), and whether files differed from it."""
+    controller = manifest.get("controller", {})
+    return str(controller.get("git_revision") or ""), bool(controller.get("git_dirty"))
 
 
 def _run_files(directory: Path) -> dict[str, bytes]:
@@ -119,8 +139,6 @@ def _experiment(run: Run, directory: Path, source: Mapping[str, bytes]) -> bytes
     """The experiment whose digest the plan carries: kept with the run, or the kit's own at that revision."""
     kept = directory / EXPERIMENT
     choices = [kept.read_bytes()] if kept.is_file() else []
-    if "experiment_document" in run.manifest:
-        choices.append((json.dumps(run.manifest["experiment_document"], indent=1, sort_keys=True) + "\n").encode())
     choices += [data for name, data in sorted(source.items()) if name.startswith(f"{SOURCE}/experiments/")]
     for text in choices:
         document = yaml.safe_load(text)
@@ -136,12 +154,13 @@ def _check_summary(run: Run, files: Mapping[str, bytes], directory: Path) -> Non
 
 
 def _absent(run: Run, files: Mapping[str, bytes]) -> list[str]:
-    return [
-        f"{RUN}/hosts/{host}/{name}: {what}"
-        for host in run.hosts
-        for name, what in EVIDENCE.items()
-        if f"{RUN}/hosts/{host}/{name}" not in files
-    ]
+    lines = []
+    for host in run.hosts:
+        names = {f"{RUN}/hosts/{host}/{name}": what for name, what in EVIDENCE.items()}
+        lines += [f"{name}: {what}" for name, what in names.items() if name not in files]
+        said = run.manifest.get("hosts", {}).get(host, {})
+        lines += [f"{RUN}/manifest.json, hosts.{host}.{key}: {what}" for key, what in MANIFEST_EVIDENCE.items() if not said.get(key)]
+    return lines
 
 
 def _describe(name: str) -> str:

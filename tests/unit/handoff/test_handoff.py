@@ -33,10 +33,11 @@ def test_what_the_run_did_not_leave_behind_is_said(run: Path, repository: Path) 
     collected = handoff.collect(run, repository)
     assert [line.split(":")[0].rpartition("/")[2] for line in collected.absent] == [
         "kernel.config",
-        "guest.json",
         "guest-kernel.config",
         "dataset.json",
-        "images.json",
+        "manifest.json, hosts.invented-host.guest",
+        "manifest.json, hosts.invented-host.images",
+        "manifest.json, hosts.invented-host.boots",
     ]
     page = collected.files["README.md"].decode()
     assert all(line.partition(":")[0] in page for line in collected.absent) and "uncommitted" not in page
@@ -51,7 +52,7 @@ def test_source_is_the_recorded_revision_not_the_present_one(run: Path, reposito
 
 
 def test_changed_tree_is_refused_or_said_aloud(run: Path, repository: Path) -> None:
-    change_manifest(run, kit={"revision": git(repository, "rev-parse", "HEAD"), "dirty": True})
+    change_manifest(run, controller={"git_revision": git(repository, "rev-parse", "HEAD"), "git_dirty": True})
     render(run)
     with pytest.raises(archive.ArchiveError, match="uncommitted changes.*handoff_dirty_allowed=true"):
         handoff.collect(run, repository)
@@ -63,7 +64,7 @@ def test_changed_tree_is_refused_or_said_aloud(run: Path, repository: Path) -> N
 def test_experiment_of_ones_own_is_found_with_the_run(run: Path, repository: Path) -> None:
     git(repository, "rm", "--quiet", "experiments/invented.yml")
     git(repository, "commit", "--quiet", "--message", "Forget the experiment")
-    change_manifest(run, kit={"revision": git(repository, "rev-parse", "HEAD"), "dirty": False})
+    change_manifest(run, controller={"git_revision": git(repository, "rev-parse", "HEAD"), "git_dirty": False})
     render(run)
     with pytest.raises(archive.ArchiveError, match="the experiment with digest [0-9a-f]{12} is neither there nor among the kit's"):
         handoff.collect(run, repository)
@@ -90,8 +91,8 @@ def alter_a_record(run: Path) -> None:
         (spoil("report.html"), "report.html missing: render the report first"),
         (spoil("summary.json"), "summary.json missing"),
         (alter_a_record, "summary.json: is not what the records give"),
-        (lambda run: change_manifest(run, kit={}), "records no revision"),
-        (lambda run: change_manifest(run, kit={"revision": "f" * 40, "dirty": False}), "has no revision ffffffffffff"),
+        (lambda run: change_manifest(run, controller={}), "records no revision"),
+        (lambda run: change_manifest(run, controller={"git_revision": "f" * 40, "git_dirty": False}), "has no revision ffffffffffff"),
         (lambda run: (run / "link").symlink_to("/etc/passwd"), "is a link"),
         (lambda run: shutil.rmtree(run), "is not there"),
     ],
@@ -107,7 +108,7 @@ def test_claims_of_the_revision_judge(run: Path, repository: Path) -> None:
     (repository / "experiments/claims.yml").write_bytes(CLAIMS.replace(b"[1.8, ~]", b"[1.9, ~]"))
     git(repository, "commit", "--quiet", "--all", "--message", "Move the goal")
     handoff.collect(run, repository)
-    change_manifest(run, kit={"revision": git(repository, "rev-parse", "HEAD"), "dirty": False})
+    change_manifest(run, controller={"git_revision": git(repository, "rev-parse", "HEAD"), "git_dirty": False})
     with pytest.raises(archive.ArchiveError, match="claims of its revision"):
         handoff.collect(run, repository)
 
