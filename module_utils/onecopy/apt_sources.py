@@ -57,11 +57,12 @@ def _stanzas(text: str) -> Iterator[dict[str, str]]:
             stanza[key] = value.strip()
 
 
-def read_sources(etc_apt: Path = Path("/etc/apt")) -> list[Source]:
-    """Return every enabled source below ``etc_apt``, in apt's order of reading."""
+def read_sources(etc_apt: Path = Path("/etc/apt"), exclude: Iterable[str] = ()) -> list[Source]:
+    """Return every enabled source below ``etc_apt`` but those in the files named by ``exclude``, in apt's order of reading."""
+    passed_over = {etc_apt / name for name in exclude}
     found: list[Source] = []
     for path in (etc_apt / "sources.list", *sorted((etc_apt / "sources.list.d").glob("*"))):
-        if path.suffix in {".list", ".sources"} and path.is_file():
+        if path.suffix in {".list", ".sources"} and path.is_file() and path not in passed_over:
             parse = parse_one_line if path.suffix == ".list" else parse_deb822
             found.extend(parse(path.read_text(encoding="utf-8", errors="replace")))
     return found
@@ -96,3 +97,49 @@ def debian_mirrors(release: dict[str, str], sources: Iterable[Source]) -> tuple[
     codename = release.get("VERSION_CODENAME", "")
     known = list(sources)
     return mirror_of(known, codename), mirror_of(known, f"{codename}-security")
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """One more suite of a Debian's own mirror, from which ``source_packages`` (and nothing else by itself) are taken."""
+
+    name: str
+    source_packages: tuple[str, ...]
+
+    def pin(self) -> str:
+        """Return the preferences: a suite such as backports is otherwise never chosen."""
+        packages = " ".join(f"src:{name}" for name in self.source_packages)
+        return f"Package: {packages}\nPin: release n={self.name}\nPin-Priority: 500\n"
+
+
+def suite_files(suite: Suite, sources: Iterable[Source], release: dict[str, str], mirror: str, keyring: str) -> dict[str, str]:
+    """Return the files below ``/etc/apt`` that make ``suite`` available: its pin, and an entry where none of ``sources`` serves it.
+
+    Raises ValueError when no mirror is known.
+    """
+    known = list(sources)
+    files = {"preferences.d/onecopy": suite.pin()}
+    if mirror_of(known, suite.name) is None:
+        uri = mirror or debian_mirrors(release, known)[0]
+        if uri is None:
+            raise ValueError(f"no mirror for {suite.name}: this host's apt sources name none for its own release")
+        files["sources.list.d/onecopy.list"] = f"deb [signed-by={keyring}] {uri} {suite.name} main\n"
+    return files
+
+
+def write_files(directory: Path, names: Iterable[str], wanted: dict[str, str], *, check_mode: bool = False) -> list[str]:
+    """Bring the files ``names`` below ``directory`` to ``wanted``; those it does not have are removed. Return what changed."""
+    changed = []
+    for name in names:
+        path = directory / name
+        found = path.read_text(encoding="utf-8") if path.exists() else None
+        if found == wanted.get(name):
+            continue
+        changed.append(str(path))
+        if check_mode:
+            continue
+        if name in wanted:
+            path.write_text(wanted[name], encoding="utf-8")
+        else:
+            path.unlink()
+    return changed

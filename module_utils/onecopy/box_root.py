@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ansible.module_utils.onecopy.commands import run
+from .commands import run
 
 # udev and tmpfiles inside a box act on the machine's nodes when these are bound in: so a box makes nodes of its own.
 DEVICES = (
@@ -19,6 +19,9 @@ DEVICES = (
     "c! /dev/loop-control 0660 root disk - 10:237",
     *(f"b! /dev/loop{i} 0660 root disk - 7:{i}" for i in range(8)),
 )
+
+# On a machine with udev the group comes with it.
+GROUPS = "g kvm - -\n"
 
 # systemd-nspawn covers the boot id; a host's boot id has to tell which machine it is.
 BOOT_ID_UNIT = """\
@@ -53,13 +56,13 @@ class RootSpec:
 
     def digest(self) -> str:
         """Return 16 hex digits that change whenever the result would."""
-        inputs = json.dumps([asdict(self), DEVICES, BOOT_ID_UNIT, MASKED, APT_CONFIGURATION], sort_keys=True)
+        inputs = json.dumps([asdict(self), mmdebstrap_argv(self, Path("ROOT")), DEVICES, GROUPS, BOOT_ID_UNIT, MASKED, APT_CONFIGURATION], sort_keys=True)
         return hashlib.sha256(inputs.encode()).hexdigest()[:16]
 
 
 def mmdebstrap_argv(spec: RootSpec, target: Path) -> list[str]:
     """Return the argv; the sources come by standard input, or from mmdebstrap's built-in default when there are none."""
-    argv = ["mmdebstrap", "--variant=apt", "--format=directory", f"--include={','.join(spec.packages)}", spec.suite, str(target)]
+    argv = ["mmdebstrap", "--variant=apt", "--format=directory", "--skip=cleanup/apt/lists", f"--include={','.join(spec.packages)}", spec.suite, str(target)]
     return [*argv, "-"] if spec.sources else argv
 
 
@@ -68,6 +71,8 @@ def customize(root: Path) -> None:
     _write(root / "etc/tmpfiles.d/onecopy-box.conf", "\n".join(DEVICES) + "\n")
     _write(root / "etc/systemd/system/onecopy-boot-id.service", BOOT_ID_UNIT)
     _write(root / "etc/apt/apt.conf.d/50onecopy-box", APT_CONFIGURATION)
+    _write(root / "etc/sysusers.d/onecopy-box.conf", GROUPS)
+    run(["systemd-sysusers", f"--root={root}"])
     run(["systemctl", f"--root={root}", "--quiet", "enable", "onecopy-boot-id.service", "ssh.service"])
     run(["systemctl", f"--root={root}", "--quiet", "mask", *MASKED])
     for key in (root / "etc/ssh").glob("ssh_host_*"):

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible.module_utils.onecopy import cgroups, loop_devices
-from ansible.module_utils.onecopy.box_root import remove_trees
-from ansible.module_utils.onecopy.commands import run
+from . import cgroups, loop_devices
+from .box_root import remove_trees
+from .commands import run
 
 MACHINE_DIRECTORY = Path("/run/onecopy-machine")
 START_SECONDS = 60.0
