@@ -27,7 +27,7 @@ class Metric:
 
 
 def metric(name: str) -> Metric:
-    """The metric called ``name``: ``wall_seconds``, ``copies.PART``, or the dotted path of a number in a timed record.
+    """The metric called ``name``: ``wall_seconds``, ``copies.PART``, or a counter of the I/O path of a timed trial.
 
     Raises ValueError for any other name.
     """
@@ -45,7 +45,18 @@ def metric(name: str) -> Metric:
             "seconds" in path[-1],
             lambda record: _number(record, path),
         )
-    raise ValueError(f"unknown metric {name!r}: wall_seconds, copies.PART or io_path.LAYER.COUNTER")
+    if name.startswith("per_wanted_byte."):
+        counter = metric("io_path." + name.removeprefix("per_wanted_byte."))
+        return Metric(
+            name,
+            f"{counter.title} per wanted byte",
+            "timed",
+            counter.clock,
+            lambda record: _per_wanted_byte(record, counter),
+        )
+    raise ValueError(
+        f"unknown metric {name!r}: wall_seconds, copies.PART, io_path.LAYER.COUNTER, per_wanted_byte.LAYER.COUNTER"
+    )
 
 
 def wall_seconds(record: Record) -> float:
@@ -61,6 +72,11 @@ def page_copies(record: Record, part: str) -> float | None:
 def confidence(run: Run) -> float:
     """Nominal confidence of this run's intervals: higher where looking at them decided how often to boot."""
     return ADAPTIVE_CONFIDENCE if run.adaptive else CONFIDENCE
+
+
+def _per_wanted_byte(record: Record, counter: Metric) -> float | None:
+    value, wanted = counter.value(record), record["result"].get("wanted_bytes")
+    return value / wanted if value is not None and wanted else None
 
 
 def _number(record: Record, path: list[str]) -> float | None:

@@ -206,7 +206,7 @@ def _decided(finding: _Finding, p_holm: float | None, aa: Mapping[str, Any]) -> 
     return replace(
         finding,
         verdict=verdict,
-        because="inside the claimed bounds" if finding.inside else "outside the claimed bounds",
+        because="as claimed" if finding.inside else "against the claim",
     )
 
 
@@ -218,9 +218,11 @@ def _conclude(claim: Mapping[str, Any], findings: Sequence[_Finding]) -> dict[st
         verdict = "refuted"
     elif verdicts and all(each == "supported" for each in verdicts):
         verdict = "supported"
-    because = "; ".join(dict.fromkeys(_sentence(finding) for finding in deciding if finding.verdict == verdict))
+    because = _because([finding for finding in deciding if finding.verdict == verdict])
     if not claim["comparisons"]:
         because = f"not measured in this run: it takes {claim['awaits']}"
+    if verdict in claim.get("means", {}):
+        because = f"{claim['means'][verdict]}: {because}"
     return {
         "id": claim["id"],
         "text": claim["text"],
@@ -230,18 +232,20 @@ def _conclude(claim: Mapping[str, Any], findings: Sequence[_Finding]) -> dict[st
     }
 
 
+def _because(findings: Sequence[_Finding]) -> str:
+    """The reasons, each with the comparisons that gave it."""
+    reasons: dict[str, list[str]] = {}
+    for finding in findings:
+        reasons.setdefault(finding.because, []).append(_found(finding))
+    return "; ".join(f"{reason} ({'; '.join(found)})" for reason, found in reasons.items())
+
+
 def _row(finding: _Finding) -> dict[str, Any]:
-    comparison = finding.comparison
-    claimed = {
-        key: value
-        for key, value in zip(("at_least", "at_most"), comparison["within"], strict=True)
-        if value is not None
-    }
     return {
-        "name": comparison["name"],
-        "metric": comparison["metric"],
+        "name": finding.comparison["name"],
+        "metric": finding.comparison["metric"],
         "host": finding.host,
-        "claimed": claimed,
+        "claimed": _claimed(finding.comparison),
         "decides": finding.decides,
         "verdict": finding.verdict,
         "because": finding.because,
@@ -249,13 +253,23 @@ def _row(finding: _Finding) -> dict[str, Any]:
     }
 
 
-def _sentence(finding: _Finding) -> str:
-    numbers = finding.numbers
-    figures = ""
+def _claimed(comparison: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        name: value
+        for name, value in zip(("at_least", "at_most"), comparison["within"], strict=True)
+        if value is not None
+    }
+
+
+def _found(finding: _Finding) -> str:
+    numbers, claimed = finding.numbers, _claimed(finding.comparison)
+    name = finding.comparison["name"]
+    wanted = " and ".join(f"{bound.replace('_', ' ')} {value:g}" for bound, value in claimed.items())
     if "low" in numbers:
-        figures = f" {numbers['ratio']:.3g} [{numbers['low']:.3g}, {numbers['high']:.3g}]"
-    elif "ratio" in numbers:
-        figures = f" {numbers['ratio']:.3g}"
-    elif "least" in numbers:
-        figures = f" {numbers['least']:.6g} to {numbers['most']:.6g}"
-    return f"{finding.comparison['name']}{figures}: {finding.because}"
+        return f"{name}: {numbers['ratio']:.3g} [{numbers['low']:.3g}, {numbers['high']:.3g}], claimed {wanted}"
+    if "ratio" in numbers:
+        return f"{name}: {numbers['ratio']:.3g}, claimed {wanted}"
+    if "least" in numbers:
+        span = sorted({f"{numbers['least']:.3g}", f"{numbers['most']:.3g}"})
+        return f"{name}: {' to '.join(span)}, claimed {wanted}"
+    return f"{name}: claimed {wanted}"

@@ -1,0 +1,78 @@
+"""report.html and report.md: one document from a stored run and its summary, laid out by templates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from .circumstances import gaps_section, method_section, plan_section
+from .comparisons import DISTINGUISHABLE, NOT_DISTINGUISHABLE
+from .document import Document, Text, Tone
+from .results import TCG_BANNER, claims_section, copies_section, io_section, times_sections
+from .stored_run import Run
+
+_AA_TONES: dict[str, Tone] = {NOT_DISTINGUISHABLE: "good", DISTINGUISHABLE: "bad"}
+_TRUST = (
+    "Trust model of myfs: QEMU maps the shared files read-write, so root in a guest can alter every file of its share, and guests "
+    "of one share can see each other's writes. It is for guests that trust one another; this run shared a copy of the data set."
+)
+
+
+def document(run: Run, summary: Mapping[str, Any]) -> Document:
+    """Everything the report says, in order."""
+    sections = [copies_section(run, summary), claims_section(summary), *times_sections(run, summary)]
+    io_path = io_section(run, summary)
+    sections += [io_path] if io_path else []
+    sections += [gaps_section(run, summary), plan_section(run), method_section(run)]
+    started = min(str(record["started_at"]) for record in run.records)
+    trials = summary["trials"]
+    facts = [
+        ("run", run.run_id),
+        ("hosts", ", ".join(run.hosts)),
+        ("accelerator", run.accelerator.upper()),
+        ("started", started[:16].replace("T", " ") + " UTC"),
+        ("trials", f"{trials['ok']} ok of {trials['planned']}"),
+    ]
+    return Document(
+        f"onecopy: {run.experiment}",
+        "Copies per page, and what each storage path costs",
+        facts,
+        _opening(run, summary),
+        sections,
+    )
+
+
+def render(content: Document, templates: Path) -> dict[str, str]:
+    """``report.html`` (one file that needs nothing else) and ``report.md``, by file name."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates),
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["zip"] = zip
+    environment.filters["markdown"] = _markdown_cell
+    return {
+        name: environment.get_template(f"{name}.j2").render(document=content) for name in ("report.html", "report.md")
+    }
+
+
+def _opening(run: Run, summary: Mapping[str, Any]) -> list[Text]:
+    aa = summary["aa"]
+    outcome = f"A/A pair, {aa['outcome']}: {aa['because']}."
+    if aa["outcome"] == DISTINGUISHABLE:
+        outcome += " Every comparison of this run is inconclusive."
+    texts = [Text(outcome, _AA_TONES.get(aa["outcome"], "open"))]
+    if run.accelerator == "tcg":
+        texts.append(Text(TCG_BANNER, "warning"))
+    if any(entry["system"] == "myfs" for entry in run.plan["labels"].values()):
+        texts.append(Text(_TRUST, "warning"))
+    return texts
+
+
+def _markdown_cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
