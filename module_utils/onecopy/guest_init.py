@@ -54,4 +54,3 @@ $busybox poweroff -f
 
 # In the initramfs and in the hfs chroot alike.
 RUNNER_MAIN = "from onecopy.runner import main\n\nmain()\n"
-RUNNER_MODULES = ("runner", "runner_channel", "runner_workload", "cachestat")

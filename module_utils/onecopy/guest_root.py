@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
 import json
 import lzma
 import os
@@ -15,15 +13,18 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from . import apt_sources, cpio, guest_init, image
+from . import apt_sources, cachestat, cpio, guest_init, image, runner, runner_channel, runner_workload
 from .commands import run
 
 # Packages that are unpacked, not installed: a kernel's own scripts would build an initramfs that nobody boots.
 _KERNEL = "linux-image-cloud-amd64"
 _UNPACKED = ("busybox-static",)
 _EXCLUDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
+# Imported, so that Ansible ships them with the module that packs them.
+_RUNNER: tuple[ModuleType, ...] = (runner, runner_channel, runner_workload, cachestat)
 _BUILD_VERSION = 1  # of this file's recipe: raise it when the root image of the same inputs would differ
 
 
@@ -64,13 +65,10 @@ def inputs_digest(spec: RootSpec) -> str:
 def runner_files() -> dict[str, bytes]:
     """The runner as it is shipped: path → content. Read through the import system, since Ansible runs modules out of a zip archive."""
     files = {"main.py": guest_init.RUNNER_MAIN.encode(), "onecopy/__init__.py": b""}
-    package = __name__.rpartition(".")[0]
-    for name in guest_init.RUNNER_MODULES:
-        spec = importlib.util.find_spec(f"{package}.{name}")
-        source = spec.loader.get_source(spec.name) if spec and spec.loader and hasattr(spec.loader, "get_source") else None
-        if source is None:
-            raise FileNotFoundError(f"the source of {package}.{name} is not at hand")
-        files[f"onecopy/{name}.py"] = source.encode()
+    for module in _RUNNER:
+        assert module.__spec__ and module.__spec__.loader
+        source = module.__spec__.loader.get_source(module.__name__)  # type: ignore[attr-defined]
+        files[f"onecopy/{module.__name__.rpartition('.')[2]}.py"] = source.encode()
     return files
 
 

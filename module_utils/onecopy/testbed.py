@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import dataclasses
+import json
+import os
+import pwd
+import select
+import shutil
+import time
+import uuid
+from pathlib import Path
+from typing import Any
 
-from .paths import HostPaths
-from .runner_client import RunnerClient
+from . import arrangement, image, qemu, units
+from .arrangement import DATA_ROOTS, SCRATCH, Arrangement, BootSpec, Mount
+from .commands import CommandError, run
+from .daemon import DaemonError
+from .paths import RUNTIME, HostPaths
+from .runner_client import RunnerClient, RunnerError, RunnerLost
 
-DATA_ROOTS = {"a": "/data/a", "b": "/data/b"}
-SCRATCH = "/scratch"
+__all__ = ["DATA_ROOTS", "SCRATCH", "Boot", "BootError", "BootSpec", "attach", "boot", "sweep"]
+
+_MOUNT_SECONDS = 30.0
+_SCRATCH_SECONDS = 120.0
+_SCRATCH_MIB = 512
+_STATE_FILE = "boot.json"
 
 
 class BootError(Exception):
@@ -21,46 +37,80 @@ class BootError(Exception):
         self.message = message
 
 
-@dataclass(frozen=True)
-class BootSpec:
-    """What to boot. ``options`` are tuning factors such as aio, iothread, queues, window_mib, inode_dax_kib, dax_always, icount, cpu_model."""
-
-    system: str
-    label: str
-    dataset: str
-    accelerator: str
-    memory_mib: int
-    cpus: int
-    name: str = "trial"
-    options: Mapping[str, object] = field(default_factory=dict)
-
-
 class Boot:
-    """A running boot. ``qemu_pid`` and ``daemon_pid`` are None where the system has none."""
+    """A running boot. ``qemu_pid`` and ``daemon_pid`` are None where the system has none; ``qmp`` likewise."""
 
-    boot_id: str
-    runner: RunnerClient
-    qemu_pid: int | None
-    daemon_pid: int | None
-    data_roots: dict[str, str]
-    scratch: str
-    command_lines: dict[str, list[str]]
+    def __init__(self, plan: Arrangement, boot_id: str, command_lines: dict[str, list[str]]) -> None:
+        self.plan = plan
+        self.boot_id = boot_id
+        self.command_lines = command_lines
+        self.runner = RunnerClient(plan.runner)
+        self.qemu_pid: int | None = None
+        self.daemon_pid: int | None = None
+        self.runner_pid: int | None = None
+        self.hello_seconds: float | None = None
+        self.data_roots = dict(DATA_ROOTS)
+        self.scratch = SCRATCH
+        self._pidfds: list[int] = []
+
+    @property
+    def qmp(self) -> Path | None:
+        """Socket of QEMU's monitor, for ``qemu.qmp``."""
+        return self.plan.guest.qmp if self.plan.guest else None
 
     def alive(self) -> tuple[str, str] | None:
         """None, or (reason, message) when the guest or its daemon died: ``daemon_died`` or ``guest_died`` with the console's last line."""
-        raise NotImplementedError
+        poll = select.poll()
+        for pidfd in self._pidfds:
+            poll.register(pidfd, select.POLLIN)
+        return _diagnose(self.plan) if poll.poll(0) or not self._pidfds else None
 
     def remount(self) -> None:
         """Unmount and mount the data in the guest (the cold state of mapped files); nothing to do for ``hfs``. Raises RunnerLost, RunnerError."""
-        raise NotImplementedError
+        if self.plan.guest is None:
+            return
+        mounts = self.plan.data_mounts
+        if self.plan.scratch_image is None:
+            mounts += self.plan.scratch_mounts
+        for target in _targets(mounts)[::-1]:
+            self.runner.call("unmount", _MOUNT_SECONDS, target=target)
+        self._mount(mounts)
 
     def reset_scratch(self) -> None:
         """Empty the scratch, through the runner. Raises RunnerLost, RunnerError."""
-        raise NotImplementedError
+        # From within: a guest that caches the share's directories would not see what the host removes.
+        pipeline = [["find", SCRATCH, "-mindepth", "1", "-not", "-path", f"{SCRATCH}/lost+found", "-delete"]]
+        result = self.runner.call("run", _SCRATCH_SECONDS + 5, pipeline=pipeline, timeout_seconds=_SCRATCH_SECONDS, cwd="/")
+        if result["exit_codes"] != [0]:
+            raise RunnerError("internal", f"the scratch could not be emptied: {result['stderr'].strip()}")
 
     def stop(self) -> None:
         """End guest and daemon at once (the data are read-only, the scratch disposable): no unit, socket, mount or file is left."""
-        raise NotImplementedError
+        self.runner.close()
+        for pidfd in self._pidfds:
+            os.close(pidfd)
+        self._pidfds.clear()
+        _clear(self.plan.spec.name, self.plan.scratch_image)
+
+    def _mount(self, mounts: tuple[Mount, ...]) -> None:
+        for mount in mounts:
+            self.runner.call("mount", _MOUNT_SECONDS, **dataclasses.asdict(mount))
+
+    def _find_pids(self) -> None:
+        """Ask systemd which processes these are. Raises BootError when one is gone."""
+        pid = units.state(self.plan.unit).main_pid
+        daemon = self.plan.daemon_unit
+        self.daemon_pid = units.state(daemon).main_pid if daemon else None
+        if pid is None or (daemon and self.daemon_pid is None):
+            raise BootError(*_diagnose(self.plan))
+        if self.plan.guest:
+            self.qemu_pid = pid
+        else:
+            self.runner_pid = pid
+        try:
+            self._pidfds = [os.pidfd_open(one) for one in (pid, self.daemon_pid) if one is not None]
+        except ProcessLookupError:
+            raise BootError(*_diagnose(self.plan)) from None
 
 
 def boot(spec: BootSpec, paths: HostPaths, deadline_seconds: float = 60) -> Boot:
@@ -68,14 +118,235 @@ def boot(spec: BootSpec, paths: HostPaths, deadline_seconds: float = 60) -> Boot
 
     Raises BootError (guest_not_ready, guest_died, daemon_died, mount_failed, no_space, internal); nothing is left running then.
     """
-    raise NotImplementedError
+    try:
+        plan = arrangement.arrange(spec, paths)
+        _require(plan, paths)
+    except ValueError as error:
+        raise BootError("internal", str(error)) from error
+    _clear(spec.name, plan.scratch_image)
+    try:
+        booted = _start(plan, paths)
+        _meet(booted, deadline_seconds)
+        _save(booted)
+    except BaseException as error:
+        failure = _as_boot_error(error, plan)
+        _clear(spec.name, plan.scratch_image)
+        if failure is None:
+            raise
+        raise failure from error
+    return booted
 
 
 def attach(spec: BootSpec, paths: HostPaths) -> Boot | None:
     """The boot of exactly ``spec`` that still runs from an earlier call, reconnected to its runner; None where there is none that answers."""
-    raise NotImplementedError
+    try:
+        plan = arrangement.arrange(spec, paths)
+        saved = json.loads((plan.directory / _STATE_FILE).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    if saved["spec"] != _plain(spec):
+        return None
+    booted = Boot(plan, saved["boot_id"], saved["command_lines"])
+    try:
+        booted._find_pids()
+        booted.runner.connect(_MOUNT_SECONDS)
+    except (BootError, RunnerLost, RunnerError):
+        return None
+    booted.hello_seconds = saved["hello_seconds"]
+    return booted
 
 
-def sweep(paths: HostPaths) -> None:
-    """End whatever a killed run left: units, mounts, sockets, scratch. A second call finds nothing to do."""
-    raise NotImplementedError
+def end(name: str, paths: HostPaths, is_check: bool = False) -> bool:
+    """End the guest ``name``; return whether there was anything of it (``is_check``: only look)."""
+    is_there = arrangement.directory(name).exists() or bool(units.installed(template.format(name) for template in units.TEMPLATES))
+    if is_there and not is_check:
+        _clear(name, paths.store / "scratch" / f"{name}.img")
+    return is_there
+
+
+def leftovers(paths: HostPaths) -> list[str]:
+    """Names of the guests of which something is there: a directory, a drop-in, a loaded unit, a scratch."""
+    names = {path.name for path in (RUNTIME / "guests").glob("*")}
+    for template in units.TEMPLATES:
+        before, after = template.split("{}")
+        found = {path.name.removesuffix(".d") for path in units.DIRECTORY.glob(template.format("*") + ".d")}
+        found |= set(units.listed(template.format("*")))
+        names |= {unit.removeprefix(before).removesuffix(after) for unit in found}
+    return sorted(names | {path.stem for path in (paths.store / "scratch").glob("*.img")})
+
+
+def sweep(paths: HostPaths) -> list[str]:
+    """End whatever a killed run left: units, mounts, sockets, scratch; return the names of the guests. A second call finds nothing to do."""
+    names = leftovers(paths)
+    for name in names:
+        units.remove([template.format(name) for template in units.TEMPLATES])
+        _clear(name, paths.store / "scratch" / f"{name}.img")
+    return names
+
+
+def _require(plan: Arrangement, paths: HostPaths) -> None:
+    """Raise BootError where a role has not been applied, with the role's name."""
+    guest = paths.guest
+    wanted = [(guest / "root.img", "guest_image"), (guest / "initrd", "guest_image"), (plan.share / "data", "dataset")]
+    if plan.system.storage == "image":
+        wanted.append((paths.image(plan.spec.dataset, plan.system.name), "guest_image"))
+    for path, role in wanted:
+        if not path.exists():
+            raise BootError("internal", f"{path} is missing: apply role {role}")
+    try:
+        pwd.getpwnam(arrangement.USER)
+    except KeyError:
+        raise BootError("internal", f"there is no user {arrangement.USER}: apply role kvm_host") from None
+
+
+def _start(plan: Arrangement, paths: HostPaths) -> Boot:
+    """Lay everything out and start the units."""
+    user = pwd.getpwnam(arrangement.USER)
+    plan.directory.mkdir(parents=True)
+    os.chown(plan.directory, user.pw_uid, user.pw_gid)
+    commands: dict[str, list[str]] = {}
+    texts: dict[str, str] = {}
+    if plan.scratch_image is None:
+        _empty(plan.share / "scratch")
+    else:
+        size = arrangement._int(plan.spec.options, "scratch_mib", _SCRATCH_MIB)
+        image.make(image.ImageSpec("scratch", size, 16384), plan.scratch_image, None)
+        os.chown(plan.scratch_image, user.pw_uid, user.pw_gid)
+    if plan.guest is None:
+        _mount_root(plan, paths)
+        shutil.copytree(paths.guest / "runner", plan.directory / "runner")
+        commands["runner"] = arrangement.hfs_argv()
+        texts[plan.unit] = units.drop_in(commands["runner"], arrangement.hfs_service(plan))
+    else:
+        bound = []
+        if plan.daemon_unit:
+            commands["daemon"] = arrangement.daemon_argv(plan, paths)
+            texts[plan.daemon_unit] = units.drop_in(commands["daemon"], [f"ReadWritePaths={plan.directory}"])
+            # Nobody can abort requests to a dead daemon: its guest would hang for ever, so it ends with it.
+            bound = [f"BindsTo={plan.daemon_unit}", f"After={plan.daemon_unit}"]
+        commands["qemu"] = qemu.argv(plan.guest)
+        texts[plan.unit] = units.drop_in(commands["qemu"], [f"ReadWritePaths={plan.directory} {paths.store}"], bound)
+    units.install(texts)
+    booted = Boot(plan, uuid.uuid4().hex, commands)
+    if plan.daemon_unit:
+        units.start(plan.daemon_unit)
+        _wait_for(plan.daemon_socket, plan, 10)
+    units.start(plan.unit)
+    return booted
+
+
+def _meet(booted: Boot, deadline_seconds: float) -> None:
+    """Wait for the runner's hello, then mount. Raises BootError, RunnerLost, RunnerError."""
+    started = time.monotonic()
+    _wait_for(booted.plan.runner, booted.plan, deadline_seconds)
+    booted.runner.connect(deadline_seconds - (time.monotonic() - started))
+    booted.hello_seconds = time.monotonic() - started
+    booted._find_pids()
+    booted._mount(booted.plan.data_mounts + booted.plan.scratch_mounts)
+
+
+def _wait_for(socket_path: Path, plan: Arrangement, seconds: float) -> None:
+    """Wait until a socket is there. Raises BootError when a unit ended instead, or in no time."""
+    deadline = time.monotonic() + seconds
+    asked = time.monotonic()
+    while not socket_path.exists():
+        now = time.monotonic()
+        if now > deadline:
+            raise BootError("guest_not_ready", f"{socket_path.name} did not appear within {seconds:.0f} s")
+        if now - asked > 0.5:
+            asked = now
+            for unit in filter(None, (plan.daemon_unit, plan.unit)):
+                if units.state(unit).active == "failed":
+                    raise BootError(*_diagnose(plan))
+        time.sleep(0.01)
+
+
+def _as_boot_error(error: BaseException, plan: Arrangement) -> BootError | None:
+    """What went wrong, in the schema's words; None for what is not ours (an interrupt)."""
+    if isinstance(error, BootError):
+        return error
+    if isinstance(error, image.NoSpaceError):
+        return BootError("no_space", str(error))
+    if isinstance(error, RunnerError):
+        return BootError(error.reason, error.message)
+    if isinstance(error, RunnerLost):
+        time.sleep(0.2)  # systemd notices a death a moment after the socket does
+        if all(units.state(unit).is_running for unit in filter(None, (plan.daemon_unit, plan.unit))):
+            return BootError("guest_not_ready", f"the runner did not answer: {error}; {_last_line(plan.console)}")
+        return BootError(*_diagnose(plan))
+    if isinstance(error, (CommandError, DaemonError, ValueError, OSError)):
+        return BootError("internal", str(error))
+    return None
+
+
+def _diagnose(plan: Arrangement) -> tuple[str, str]:
+    """Who died first, and its last words."""
+    guest = units.state(plan.unit)
+    if plan.daemon_unit:
+        daemon = units.state(plan.daemon_unit)
+        if not daemon.is_running and (guest.is_running or guest.stopped_at is None or (daemon.stopped_at or 0) <= guest.stopped_at):
+            return "daemon_died", f"{plan.daemon_unit}: {daemon.result}, status {daemon.exit_status}"
+    reason = "guest_died" if plan.guest else "runner_lost"
+    return reason, f"{plan.unit}: {guest.result}, status {guest.exit_status}; {_last_line(plan.console)}"
+
+
+def _last_line(console: Path) -> str:
+    try:
+        lines = [line.strip() for line in console.read_text(errors="replace").splitlines() if line.strip()]
+    except FileNotFoundError:
+        return "no console"
+    return f"console: {lines[-1][:200]}" if lines else "the console is empty"
+
+
+def _clear(name: str, scratch_image: Path | None) -> None:
+    """End and remove everything that goes by this name."""
+    all_units = [template.format(name) for template in units.TEMPLATES]
+    here = arrangement.directory(name)
+    if not here.exists() and not units.installed(all_units):
+        if scratch_image is not None:
+            scratch_image.unlink(missing_ok=True)
+        return
+    units.remove(units.installed(all_units))
+    if os.path.ismount(here / "root"):
+        run(["umount", str(here / "root")])
+    shutil.rmtree(here, ignore_errors=False) if here.exists() else None
+    if scratch_image is not None:
+        scratch_image.unlink(missing_ok=True)
+
+
+def _mount_root(plan: Arrangement, paths: HostPaths) -> None:
+    """Mount the guest's root image for the chroot, past the host's page cache of the image."""
+    plan.root.mkdir()
+    attach_argv = ["losetup", "--find", "--show", "--read-only", "--direct-io=on", str(paths.guest / "root.img")]
+    device = run(attach_argv).strip()
+    try:
+        run(["mount", "-t", "ext4", "-o", "ro,noload,noatime", device, str(plan.root)])
+    finally:
+        # Still used by the mount, the device goes with it; otherwise now.
+        run(["losetup", "-d", device])
+
+
+def _empty(directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for entry in directory.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+
+def _targets(mounts: tuple[Mount, ...]) -> list[str]:
+    return list(dict.fromkeys(mount.target for mount in mounts))
+
+
+def _plain(spec: BootSpec) -> dict[str, Any]:
+    return {**dataclasses.asdict(spec), "options": dict(spec.options)}
+
+
+def _save(booted: Boot) -> None:
+    state = {
+        "spec": _plain(booted.plan.spec),
+        "boot_id": booted.boot_id,
+        "command_lines": booted.command_lines,
+        "hello_seconds": booted.hello_seconds,
+    }
+    partial = booted.plan.directory / f"{_STATE_FILE}.partial"
+    partial.write_text(json.dumps(state))
+    partial.rename(booted.plan.directory / _STATE_FILE)

@@ -26,6 +26,7 @@ class State:
     result: str
     main_pid: int | None
     exit_status: int
+    stopped_at: int | None = None  # microseconds of the monotonic clock
 
     @property
     def is_running(self) -> bool:
@@ -95,7 +96,7 @@ def start(*names: str) -> None:
 
 def state(name: str) -> State:
     """Ask systemd about one unit."""
-    shown = run(["systemctl", "show", "-p", "ActiveState,Result,MainPID,ExecMainStatus", name], timeout_seconds=_TIMEOUT_SECONDS)
+    shown = run(["systemctl", "show", "-p", "ActiveState,Result,MainPID,ExecMainStatus,ExecMainExitTimestampMonotonic", name], timeout_seconds=_TIMEOUT_SECONDS)
     return parse_state(shown)
 
 
@@ -103,7 +104,13 @@ def parse_state(shown: str) -> State:
     """Parse the output of ``systemctl show``."""
     values = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
     pid = int(values.get("MainPID", "0"))
-    return State(values.get("ActiveState", "inactive"), values.get("Result", ""), pid or None, int(values.get("ExecMainStatus", "0")))
+    return State(
+        active=values.get("ActiveState", "inactive"),
+        result=values.get("Result", ""),
+        main_pid=pid or None,
+        exit_status=int(values.get("ExecMainStatus", "0")),
+        stopped_at=int(values.get("ExecMainExitTimestampMonotonic", "0")) or None,
+    )
 
 
 def listed(pattern: str) -> list[str]:

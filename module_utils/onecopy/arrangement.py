@@ -1,0 +1,229 @@
+"""What one boot of a system consists of: guest, daemon, scratch, and what the guest mounts where. Only describes; testbed.py acts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from . import daemon, guest_init, qemu, units
+from .guest_root import kernel_path
+from .paths import RUNTIME, HostPaths
+from .systems import SYSTEMS, System
+
+DATA_ROOTS = {"a": "/data/a", "b": "/data/b"}
+SCRATCH = "/scratch"
+SHARE = "/share"
+TAG = "onecopy"
+USER = "onecopy"
+# PCI slots: the guest calls the disks vda, vdb, vdc in this order.
+_ROOT_SLOT, _SCRATCH_SLOT, _DATA_SLOT = 0x03, 0x04, 0x05
+_OPTIONS = frozenset(
+    ("aio", "iothread", "queues", "queue_size", "window_mib", "inode_dax_kib", "dax_always", "icount", "cpu_model", "memory", "balloon")
+    + ("scratch_mib", "cache")
+)
+
+
+@dataclass(frozen=True)
+class BootSpec:
+    """What to boot.
+
+    ``options`` are tuning factors: ``aio`` (threads, native, io_uring), ``iothread`` (bool), ``queues``, ``queue_size``; hostfsd's
+    ``window_mib``, ``inode_dax_kib``, ``dax_always`` (bool), ``cache``; ``icount`` (bool), ``cpu_model``; ``memory`` (memfd, private,
+    private_merge), ``balloon`` (bool), ``scratch_mib``.
+    """
+
+    system: str
+    label: str
+    dataset: str
+    accelerator: str
+    memory_mib: int
+    cpus: int
+    name: str = "trial"
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One call of the runner's ``mount``."""
+
+    source: str
+    target: str
+    fstype: str
+    options: str
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """Everything that belongs to one boot. ``scratch_image`` None: the scratch is a directory of the share."""
+
+    spec: BootSpec
+    system: System
+    directory: Path
+    share: Path
+    guest: qemu.GuestSpec | None
+    scratch_image: Path | None
+    daemon_unit: str | None
+    data_mounts: tuple[Mount, ...]
+    scratch_mounts: tuple[Mount, ...]
+
+    @property
+    def unit(self) -> str:
+        """The unit of the guest, or of the ``hfs`` runner."""
+        return (units.GUEST if self.guest else units.HFS_RUNNER).format(self.spec.name)
+
+    @property
+    def runner(self) -> Path:
+        """The socket behind which the runner answers."""
+        return self.directory / "runner.sock"
+
+    @property
+    def console(self) -> Path:
+        """What the guest's kernel said."""
+        return self.directory / "console.log"
+
+    @property
+    def root(self) -> Path:
+        """Where the guest's root image is mounted for the ``hfs`` chroot."""
+        return self.directory / "root"
+
+    @property
+    def daemon_socket(self) -> Path:
+        """The vhost-user socket of the daemon."""
+        return self.directory / "share.sock"
+
+    @property
+    def stats(self) -> Path:
+        """Where hostfsd tells its counters."""
+        return self.directory / "stats.sock"
+
+
+def directory(name: str) -> Path:
+    """Sockets and per-boot files of the guest ``name``."""
+    return RUNTIME / "guests" / name
+
+
+def arrange(spec: BootSpec, paths: HostPaths) -> Arrangement:
+    """Describe the boot. Raises ValueError on an unknown system, an unknown option, or one that contradicts the system."""
+    system = SYSTEMS.get(spec.system)
+    if system is None:
+        raise ValueError(f"unknown system {spec.system!r}: known: {', '.join(SYSTEMS)}")
+    unknown = sorted(set(spec.options) - _OPTIONS)
+    if unknown:
+        raise ValueError(f"{spec.label}: unknown option {unknown[0]!r}: known: {', '.join(sorted(_OPTIONS))}")
+    here = directory(spec.name)
+    common = {"spec": spec, "system": system, "directory": here, "share": paths.share(spec.dataset)}
+    if system.path == "host":
+        return Arrangement(**cast(Any, common), guest=None, scratch_image=None, daemon_unit=None, data_mounts=(), scratch_mounts=())
+    if system.storage == "share":
+        mount_options = "dax=always" if spec.options.get("dax_always") else ""
+        shared = Mount(TAG, SHARE, "virtiofs", mount_options)
+        data: tuple[Mount, ...] = (shared, Mount(f"{SHARE}/data", "/data", "", "bind"), Mount("", "/data", "", "remount,bind,ro,noatime"))
+        unit = units.VIRTIOFSD if system.path == "virtiofs" else units.HOSTFSD
+        scratch_image, scratch, daemon_unit = None, (Mount(f"{SHARE}/scratch", SCRATCH, "", "bind"),), unit.format(spec.name)
+    else:
+        source, dax = ("/dev/pmem0", ",dax=always") if system.dax else ("/dev/vdc", "")
+        data = (Mount(source, "/data", "ext4", f"ro,noload,noatime{dax}"),)
+        scratch_image, daemon_unit = paths.store / "scratch" / f"{spec.name}.img", None
+        scratch = (Mount("/dev/vdb", SCRATCH, "ext4", "noatime"),)
+    return Arrangement(
+        **cast(Any, common),
+        guest=_guest(spec, system, paths, scratch_image),
+        scratch_image=scratch_image,
+        daemon_unit=daemon_unit,
+        data_mounts=data,
+        scratch_mounts=scratch,
+    )
+
+
+def daemon_argv(arrangement: Arrangement, paths: HostPaths) -> list[str]:
+    """The daemon's command line. Raises DaemonError."""
+    system, options = arrangement.system, arrangement.spec.options
+    if system.path == "virtiofs":
+        assert system.virtiofs_cache
+        binary = daemon.find_virtiofsd()
+        known = daemon.virtiofsd_options(binary)
+        return daemon.virtiofsd_argv(binary, known, arrangement.share, arrangement.daemon_socket, system.virtiofs_cache, USER)
+    return daemon.hostfsd_argv(
+        paths.state / "hostfsd.pyz",
+        arrangement.share,
+        arrangement.daemon_socket,
+        arrangement.stats,
+        TAG,
+        window_mib=_int(options, "window_mib", 512),
+        inode_dax_kib=_int(options, "inode_dax_kib", 1024),
+        cache=cast(daemon.VirtiofsCache, options.get("cache") or system.virtiofs_cache or "auto"),
+        queues=_int(options, "queues", 1),
+    )
+
+
+def hfs_service(arrangement: Arrangement) -> list[str]:
+    """[Service] lines of the ``hfs`` runner: chrooted in the guest's root image, data and scratch at the same paths as in a guest."""
+    return [
+        f"RootDirectory={arrangement.root}",
+        f"BindReadOnlyPaths={arrangement.share}/data:/data",
+        f"BindPaths={arrangement.share}/scratch:{SCRATCH}",
+        f"BindPaths={arrangement.directory}:/run/onecopy",
+    ]
+
+
+def hfs_argv() -> list[str]:
+    """The command line of the ``hfs`` runner, inside its root."""
+    return ["/usr/bin/python3", "-SEs", "-X", "frozen_modules=on", "/run/onecopy/runner/main.py", "socket", "/run/onecopy/runner.sock"]
+
+
+def _guest(spec: BootSpec, system: System, paths: HostPaths, scratch: Path | None) -> qemu.GuestSpec:
+    options = spec.options
+    disks = [qemu.Disk("root", paths.guest / "root.img", _ROOT_SLOT)]
+    pmem = share = None
+    cache = system.block_cache or "none"
+    tuning: dict[str, Any] = {
+        "cache": cache,
+        # O_DIRECT is what Linux' own asynchronous I/O is made for; over the page cache it would block.
+        "aio": options.get("aio") or ("native" if cache == "none" else "threads"),
+        "queues": _int(options, "queues", 1),
+        "queue_size": _int(options, "queue_size", 256),
+        "has_iothread": bool(options.get("iothread", False)),
+    }
+    if scratch is not None:
+        disks.append(qemu.Disk("scratch", scratch, _SCRATCH_SLOT, is_readonly=False, **tuning))
+    if system.storage == "image":
+        image = paths.image(spec.dataset, system.name)
+        if system.path == "pmem":
+            pmem = qemu.Pmem(image, image.stat().st_size if image.exists() else 0)
+        else:
+            disks.append(qemu.Disk("data", image, _DATA_SLOT, **tuning))
+    elif system.path == "virtiofs":
+        # QEMU's own device carries at most 1,024 entries; more than one request queue needs a guest with as many vCPUs.
+        share = qemu.Share(directory(spec.name) / "share.sock", TAG, "vhost-user-fs", _int(options, "queues", 1), _int(options, "queue_size", 128))
+    else:
+        share = qemu.Share(
+            directory(spec.name) / "share.sock", TAG, "vhost-user-test-device", _int(options, "queues", 1), _int(options, "queue_size", 128)
+        )
+    has_balloon = bool(options.get("balloon", False))
+    modules = (guest_init.PMEM_MODULES if pmem else ()) + (("virtio_balloon",) if has_balloon else ())
+    return qemu.GuestSpec(
+        name=spec.name,
+        accelerator=cast(Any, spec.accelerator),
+        memory_mib=spec.memory_mib,
+        cpus=spec.cpus,
+        kernel=kernel_path(paths.guest),
+        initrd=paths.guest / "initrd",
+        directory=directory(spec.name),
+        disks=tuple(disks),
+        pmem=pmem,
+        share=share,
+        cpu_model=cast("str | None", options.get("cpu_model")),
+        icount=bool(options.get("icount", False)),
+        memory=cast(Any, options.get("memory", "memfd")),
+        has_balloon=has_balloon,
+        modules=modules,
+    )
+
+
+def _int(options: Mapping[str, object], name: str, default: int) -> int:
+    value = options.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"option {name} must be a whole number, not {value!r}")
+    return value
