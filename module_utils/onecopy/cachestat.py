@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -73,24 +74,19 @@ class _Statx(ctypes.Structure):
     )
 
 
-_method: Literal["cachestat", "mincore"] | None = None
-
-
+@functools.cache
 def method() -> Literal["cachestat", "mincore"]:
     """Which call counts pages here: asked once, of an empty memfd, so that EPERM by a seccomp filter is told from EPERM by a file."""
-    global _method
-    if _method is None:
-        probe = os.memfd_create("onecopy-cachestat")
-        try:
-            _system_call(probe, 0, PAGE_SIZE)
-            _method = "cachestat"
-        except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.EPERM):
-                raise
-            _method = "mincore"
-        finally:
-            os.close(probe)
-    return _method
+    probe = os.memfd_create("onecopy-cachestat")
+    try:
+        _system_call(probe, 0, PAGE_SIZE)
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.EPERM):
+            return "mincore"
+        raise
+    finally:
+        os.close(probe)
+    return "cachestat"
 
 
 def cachestat(fd: int, offset: int = 0, length: int = 0) -> CacheStat:

@@ -36,7 +36,8 @@ def run_module(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, An
 
     def run(name: str, check_mode: bool = False, **arguments: Any) -> dict[str, Any]:
         spec = importlib.util.spec_from_file_location(name, LIBRARY / f"{name}.py")
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         capsys.readouterr()
