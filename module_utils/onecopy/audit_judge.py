@@ -51,9 +51,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One thing to try. ``evidence`` names two systems of the kit's own experiments: measured copies before and after."""
+    """One thing to try. ``evidence`` names two systems of the kit: measured copies before and after."""
 
     key: SettingKey
+    short: str
     try_this: str
     gives_up: str
     evidence: tuple[str, str] | None = None
@@ -64,12 +65,14 @@ SETTINGS: Final[dict[SettingKey, Setting]] = {
     for setting in (
         Setting(
             "image_direct",
+            "cache=none",
             "cache=none (cache.direct=on) for this image",
             "reads that miss the guest's own cache go to the device, not to the host's cache",
             ("gfs", "gfs_direct"),
         ),
         Setting(
             "base_dax",
+            "base as virtio-pmem, DAX",
             "give the common base image to all its guests as virtio-pmem and mount it -o ro,dax",
             "the base becomes read-only for good, a guest kernel with virtio-pmem and DAX is needed, small reads are "
             "page faults",
@@ -77,12 +80,14 @@ SETTINGS: Final[dict[SettingKey, Setting]] = {
         ),
         Setting(
             "pmem_dax_mount",
+            "mount -o dax",
             "mount the pmem device with -o dax in the guest, if that is not done yet (the host cannot see it)",
             "nothing that a page cache would give, except for very small files",
             ("gfs", "gfs_pmem_dax"),
         ),
         Setting(
             "share_no_guest_cache",
+            "virtiofsd --cache never",
             "virtiofsd --cache never for this share (a DAX window does the same without a request per read, for "
             "guests that may alter the files)",
             "every read of the guest becomes a request to the daemon; shared writable mmap fails",
@@ -90,12 +95,14 @@ SETTINGS: Final[dict[SettingKey, Setting]] = {
         ),
         Setting(
             "share_all_dax",
+            "dax=always",
             "let the share map these files too: mount with -o dax=always, or a lower --inode-dax threshold",
             "a 2 MiB range of the window for every file, however small",
             ("virtiofs_auto", "myfs"),
         ),
         Setting(
             "drop_leftover",
+            "drop its pages once",
             "drop the image's pages from the host's cache once: dd of=IMAGE oflag=nocache conv=notrunc,fdatasync "
             "count=0",
             "nothing: this guest reads with O_DIRECT and does not use them",
@@ -103,10 +110,11 @@ SETTINGS: Final[dict[SettingKey, Setting]] = {
         ),
         Setting(
             "free_page_reporting",
+            "free-page-reporting=on",
             "virtio-balloon-pci,free-page-reporting=on",
             "a little guest CPU time; memory given back must be faulted in again",
         ),
-        Setting("none", "nothing", "nothing"),
+        Setting("none", "-", "nothing", "nothing"),
     )
 }
 

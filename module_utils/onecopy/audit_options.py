@@ -9,10 +9,11 @@ from typing import Any, Final
 
 Options = dict[str, str]
 
-_FLAGS: Final = frozenset(
-    "S s nodefaults no-user-config nographic daemonize snapshot enable-kvm no-reboot no-shutdown no-acpi no-hpet usb "
-    "full-screen no-quit only-migratable xen-attach xen-domid-restrict singlestep no-fd-bootchk semihosting mem-prealloc".split()
-)
+_FLAGS: Final = {
+    "S", "daemonize", "enable-kvm", "full-screen", "mem-prealloc", "no-acpi", "no-fd-bootchk", "no-hpet", "no-quit",
+    "no-reboot", "no-shutdown", "no-user-config", "nodefaults", "nographic", "only-migratable", "s", "semihosting",
+    "singlestep", "snapshot", "usb", "xen-attach", "xen-domid-restrict",
+}  # fmt: skip
 
 
 def key_values(text: str, implied: str = "") -> Options:

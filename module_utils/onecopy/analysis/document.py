@@ -92,13 +92,16 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A whole report; ``opening`` stands above every section."""
+    """A whole report; ``opening`` stands above every section, ``footer`` says what the page was made from."""
 
     title: str
     subtitle: str
     facts: Sequence[tuple[str, str]]
     opening: Sequence[Text]
     sections: Sequence[Section] = field(default_factory=tuple)
+    footer: str = (
+        "Made by onecopy from the stored records of this run alone; the same records give the same page."
+    )
 
 
 def text_row(*cells: str) -> list[Cell]:
