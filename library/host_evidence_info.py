@@ -8,7 +8,8 @@ DOCUMENTATION = r"""
 module: host_evidence_info
 short_description: Read what tells later which host a run was made on
 description:
-  - Package list with versions, configuration of the host's and of the guests' kernel, digests of the data set, each as the text of a file.
+  - Package list with versions, configuration of the host's and of the guests' kernel, digests of the data set, each as
+    the text of a file.
   - What this host does not show is named with the reason; that is no failure.
   - Changes nothing.
 options:
@@ -56,7 +57,10 @@ from ansible.module_utils.onecopy.paths import HostPaths
 def main() -> None:
     """Entry point."""
     module = AnsibleModule(
-        argument_spec={"state_directory": {"type": "path", "default": "/var/lib/onecopy"}, "dataset": {"type": "str", "required": True}},
+        argument_spec={
+            "state_directory": {"type": "path", "default": "/var/lib/onecopy"},
+            "dataset": {"type": "str", "required": True},
+        },
         supports_check_mode=True,
     )
     files, absent = evidence.collect(HostPaths(Path(module.params["state_directory"])), module.params["dataset"])

@@ -1,4 +1,6 @@
-"""Files by which somebody else can tell later what a KVM host was: package list, kernel configurations, digests of the data set."""
+"""Files by which somebody else can tell later what a KVM host was: package list, kernel configurations, digests of the
+data set.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,10 @@ def kernel_config(release: str, root: Path = Path("/")) -> str:
 def dataset_digests(manifest: Path) -> str:
     """The data set's manifest without the digests of single pages, and the digest of the whole manifest."""
     content = manifest.read_bytes()
-    document = {"manifest_sha256": hashlib.sha256(content).hexdigest(), "manifest": _without(json.loads(content), "page_digests")}
+    document = {
+        "manifest_sha256": hashlib.sha256(content).hexdigest(),
+        "manifest": _without(json.loads(content), "page_digests"),
+    }
     return json.dumps(document, indent=1, sort_keys=True) + "\n"
 
 

@@ -1,10 +1,14 @@
-"""Does a repeated run agree with the archived one? Claim by claim, figure by figure, as a pure function of two summaries."""
+"""Does a repeated run agree with the archived one? Claim by claim, figure by figure, as a pure function of two
+summaries.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from .comparisons import DISTINGUISHABLE
@@ -46,11 +50,31 @@ class Side:
     manifest: Mapping[str, Any]
 
 
-def agreement(archived: Side, repeated: Side) -> dict[str, Any]:
-    """Outcomes of ``claims``, ``copies`` and ``ratios`` (times of a system divided by the baseline's), each with both sets of figures.
+class SideError(Exception):
+    """A run that cannot be compared; one line: what, where, cure."""
 
-    An outcome is ``agrees``, ``disagrees`` or ``not comparable``, and ``because`` says why. Absolute times are never compared: two
-    machines differ by right. ``remarks`` say what makes the runs as a whole differ, ``circumstances`` name both sides' machines.
+
+def load_side(directory: Path) -> Side:
+    """The run in ``directory``. Raises SideError for a missing or unreadable document."""
+    documents = []
+    for name in ("summary.json", "plan.json", "manifest.json"):
+        try:
+            documents.append(json.loads((directory / name).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            cure = "render its report first (./onecopy report)" if name == "summary.json" else "is this the directory of a run?"
+            raise SideError(f"{directory / name}: is not there: {cure}") from None
+        except (OSError, ValueError) as error:
+            raise SideError(f"{directory / name}: cannot be read as JSON: {error}") from None
+    return Side(*documents)
+
+
+def agreement(archived: Side, repeated: Side) -> dict[str, Any]:
+    """Outcomes of ``claims``, ``copies`` and ``ratios`` (times of a system divided by the baseline's), each with both
+    sets of figures.
+
+    An outcome is ``agrees``, ``disagrees`` or ``not comparable``, and ``because`` says why. Absolute times are never
+    compared: two machines differ by right. ``remarks`` say what makes the runs as a whole differ, ``circumstances``
+    name both sides' machines.
     """
     data = _other_data(archived.plan, repeated.plan)
     one, other = archived.summary, repeated.summary
@@ -71,7 +95,9 @@ def agreement(archived: Side, repeated: Side) -> dict[str, Any]:
 
 
 def lines(result: Mapping[str, Any]) -> list[str]:
-    """The outcome for a terminal: remarks, one line per claim with both verdicts and figures, one per copies figure that does not agree."""
+    """The outcome for a terminal: remarks, one line per claim with both verdicts and figures, one per copies figure
+    that does not agree.
+    """
     text = [f"archived {_name(result['archived'])}, repeated {_name(result['repeated'])}", *result["remarks"]]
     for row in result["circumstances"]:
         if not row["equal"]:
@@ -93,7 +119,10 @@ def _values(by_host: Mapping[str, str]) -> str:
 
 
 def _claims(archived: Summary, repeated: Summary) -> list[dict[str, Any]]:
-    sides = {claim["id"]: claim for claim in archived.get("claims", [])}, {claim["id"]: claim for claim in repeated.get("claims", [])}
+    sides = (
+        {claim["id"]: claim for claim in archived.get("claims", [])},
+        {claim["id"]: claim for claim in repeated.get("claims", [])},
+    )
     aa_failed = [name for name, summary in (("archived", archived), ("repeated", repeated)) if summary.get("aa", {}).get("outcome") == DISTINGUISHABLE]
     return [_claim(sides[0].get(key), sides[1].get(key), aa_failed) for key in dict.fromkeys([*sides[0], *sides[1]])]
 
@@ -111,7 +140,10 @@ def _claim(archived: Mapping[str, Any] | None, repeated: Mapping[str, Any] | Non
     elif archived["verdict"] == repeated["verdict"]:
         outcome, because = AGREES, f"{archived['verdict']} in both runs"
     else:
-        outcome, because = DISAGREES, f"{archived['verdict']} in the archived run, {repeated['verdict']} in the repeated one"
+        outcome, because = (
+            DISAGREES,
+            f"{archived['verdict']} in the archived run, {repeated['verdict']} in the repeated one",
+        )
     head = next(iter(named.values()))
     kept = {name: {key: claim[key] for key in ("verdict", "because", "numbers")} for name, claim in named.items()}
     return {"id": head["id"], "text": head["text"], "outcome": outcome, "because": because, **kept}
@@ -119,15 +151,19 @@ def _claim(archived: Mapping[str, Any] | None, repeated: Mapping[str, Any] | Non
 
 def _copies(archived: Mapping[str, Any] | None, repeated: Mapping[str, Any] | None, data: str) -> dict[str, Any]:
     near = archived is not None and repeated is not None and abs(archived["copies"] - repeated["copies"]) <= COPIES_TOLERANCE
-    return _figure(_COPIES_KEY, ("copies", "low", "high", "n"), archived, repeated, near=near, within=f"{COPIES_TOLERANCE}", hopeless=data)
+    return _figure(
+        _COPIES_KEY,
+        ("copies", "low", "high", "n"),
+        archived,
+        repeated,
+        near=near,
+        within=f"{COPIES_TOLERANCE}",
+        hopeless=data,
+    )
 
 
 def _ratio(archived: Mapping[str, Any] | None, repeated: Mapping[str, Any] | None, data: str, runs: tuple[Summary, Summary]) -> dict[str, Any]:
-    near = (
-        archived is not None
-        and repeated is not None
-        and abs(math.log(archived["ratio"] / repeated["ratio"])) <= math.log(RATIO_TOLERANCE)
-    )
+    near = archived is not None and repeated is not None and abs(math.log(archived["ratio"] / repeated["ratio"])) <= math.log(RATIO_TOLERANCE)
     hopeless = TCG_REASON if any(run["accelerator"] == "tcg" for run in runs) else data
     fields = ("ratio", "low", "high", "n_of", "n_to")
     return _figure(_RATIO_KEY, fields, archived, repeated, near=near, within=f"a factor of {RATIO_TOLERANCE}", hopeless=hopeless)
@@ -143,7 +179,9 @@ def _figure(
     within: str,
     hopeless: str,
 ) -> dict[str, Any]:
-    """One figure of both runs. ``near``: they differ by less than ``within``. ``hopeless``: why no figure of this kind can be compared."""
+    """One figure of both runs. ``near``: they differ by less than ``within``. ``hopeless``: why no figure of this kind
+    can be compared.
+    """
     value = fields[0]
     outcome, because = NOT_COMPARABLE, hopeless
     if archived is None or repeated is None:
@@ -177,7 +215,7 @@ def _pairs(
         return tuple(row.get(part) for part in key)
 
     for row in archived:
-        others = [other for other in repeated if name(other) == name(row)]
+        others: list[Mapping[str, Any] | None] = [other for other in repeated if name(other) == name(row)]
         yield from ((row, other) for other in others or [None])
     known = {name(row) for row in archived}
     yield from ((None, other) for other in repeated if name(other) not in known)
@@ -210,7 +248,9 @@ def _circumstances(archived: Mapping[str, Any], repeated: Mapping[str, Any]) -> 
     """What both manifests say about their hosts: ``name``, ``equal``, and each side's values by host."""
     rows = []
     for name in _CIRCUMSTANCES:
-        sides = [{host: value for host, facts in sorted(manifest.get("hosts", {}).items()) if (value := _fact(facts, name))} for manifest in (archived, repeated)]
+        sides = [
+            {host: value for host, facts in sorted(manifest.get("hosts", {}).items()) if (value := _fact(facts, name))} for manifest in (archived, repeated)
+        ]
         if any(sides):
             equal = bool(sides[0] and sides[1]) and len({*sides[0].values(), *sides[1].values()}) == 1
             rows.append({"name": name, "equal": equal, "archived": sides[0], "repeated": sides[1]})
@@ -228,7 +268,8 @@ def _about(summary: Summary) -> dict[str, Any]:
 
 
 def _name(about: Mapping[str, Any]) -> str:
-    return f"{about['experiment']}/{about['run_id']} ({about['accelerator']}, {about['trials']['ok']} of {about['trials']['planned']} trials ok)"
+    trials = f"{about['trials']['ok']} of {about['trials']['planned']} trials ok"
+    return f"{about['experiment']}/{about['run_id']} ({about['accelerator']}, {trials})"
 
 
 def _count(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -1,8 +1,9 @@
 """A sealed archive of files: the same files give the same bytes, and every altered byte is found and named.
 
-The archive is a plain tar (ustar, not compressed: a compressor's version would change the bytes) with one top directory. Its entries are
-regular files in this order: ``SHA256SUMS.sha256`` (the seal: digest of the list), ``SHA256SUMS`` (digest of every other file), then the
-files, sorted by name. A header follows from name and content alone, so a reader can compare every byte with what must stand there.
+The archive is a plain tar (ustar, not compressed: a compressor's version would change the bytes) with one top
+directory. Its entries are regular files in this order: ``SHA256SUMS.sha256`` (the seal: digest of the list),
+``SHA256SUMS`` (digest of every other file), then the files, sorted by name. A header follows from name and content
+alone, so a reader can compare every byte with what must stand there.
 ``sha256sum --check`` in the unpacked directory checks both lists without this kit.
 """
 
@@ -45,14 +46,18 @@ def digest(data: bytes) -> str:
 
 
 def checked_name(name: str) -> str:
-    """``name`` when it is a plain relative path below the archive's top directory; raises ArchiveError for anything else."""
+    """``name`` when it is a plain relative path below the archive's top directory; raises ArchiveError for anything
+    else.
+    """
     if not _NAME.fullmatch(name) or any(part in (".", "..") for part in name.split("/")):
         raise ArchiveError(f"entry name {name!r} is not a plain relative path of printable ASCII without backslash")
     return name
 
 
 def seal(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """``files`` with the two check lists in front, in the archive's order. Raises ArchiveError for names that cannot be stored."""
+    """``files`` with the two check lists in front, in the archive's order. Raises ArchiveError for names that cannot be
+    stored.
+    """
     names = sorted(checked_name(name) for name in files)
     for reserved in {SUMS, SEAL} & set(names):
         raise ArchiveError(f"{reserved} is made by the archive itself: rename that file")
@@ -73,7 +78,9 @@ def pack(top: str, files: Mapping[str, bytes]) -> bytes:
 
 
 def write(path: Path, top: str, files: Mapping[str, bytes]) -> str:
-    """Store the archive at ``path``, whole or not at all; returns its SHA-256. Raises ArchiveError when it cannot be written."""
+    """Store the archive at ``path``, whole or not at all; returns its SHA-256. Raises ArchiveError when it cannot be
+    written.
+    """
     data = pack(top, files)
     part = path.with_name(path.name + ".part")
     try:
@@ -105,7 +112,9 @@ def read(path: Path) -> Archive:
 
 
 def unpack(archive: Archive, directory: Path) -> None:
-    """Write the files and both check lists into ``directory``, which must not exist yet. Raises ArchiveError when it cannot."""
+    """Write the files and both check lists into ``directory``, which must not exist yet. Raises ArchiveError when it
+    cannot.
+    """
     try:
         directory.mkdir(parents=True)
         for name, data in seal(archive.files).items():
@@ -146,7 +155,9 @@ def _padding(size: int) -> bytes:
 
 
 def _entries(data: bytes) -> tuple[str, dict[str, bytes], dict[str, bytes]]:
-    """Top directory, contents and headers by name in stored order. Raises ArchiveError where order, length or padding is not as packed."""
+    """Top directory, contents and headers by name in stored order. Raises ArchiveError where order, length or padding
+    is not as packed.
+    """
     found: dict[str, bytes] = {}
     headers: dict[str, bytes] = {}
     top, at = "", 0
@@ -174,7 +185,9 @@ def _entries(data: bytes) -> tuple[str, dict[str, bytes], dict[str, bytes]]:
 
 
 def _place(header: bytes, top: str, expected: str, found: Mapping[str, bytes]) -> tuple[str, str, int]:
-    """Top directory, name and size that a header states. Raises ArchiveError when it is not the header that must stand here."""
+    """Top directory, name and size that a header states. Raises ArchiveError when it is not the header that must stand
+    here.
+    """
     try:
         entry = tarfile.TarInfo.frombuf(header, "ascii", "strict")
     except (tarfile.HeaderError, UnicodeDecodeError):
@@ -193,7 +206,9 @@ def _place(header: bytes, top: str, expected: str, found: Mapping[str, bytes]) -
 
 
 def _expected_name(found: Mapping[str, bytes]) -> str:
-    """Name of the entry that must come next; empty after the last one, _UNKNOWN where the list of names cannot be trusted."""
+    """Name of the entry that must come next; empty after the last one, _UNKNOWN where the list of names cannot be
+    trusted.
+    """
     if len(found) < 2:
         return (SEAL, SUMS)[len(found)]
     if not _sealed(found):

@@ -1,4 +1,6 @@
-"""The RO-Crate metadata of an archived run: a Workflow Run Crate whose workflow is the kit's playbook and whose action is the run."""
+"""The RO-Crate metadata of an archived run: a Workflow Run Crate whose workflow is the kit's playbook and whose action
+is the run.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,20 @@ PROFILES = {
 }
 _LICENCE = "https://spdx.org/licenses/Apache-2.0"
 _LANGUAGE = "#ansible"
-_MEDIA_TYPES = {"json": "application/json", "jsonl": "application/jsonl", "html": "text/html", "md": "text/markdown", "yml": "application/yaml"}
+_MEDIA_TYPES = {
+    "json": "application/json",
+    "jsonl": "application/jsonl",
+    "html": "text/html",
+    "md": "text/markdown",
+    "yml": "application/yaml",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What the metadata says about a run. ``started`` and ``ended`` are in UTC; ``values`` are the run's small inputs by name."""
+    """What the metadata says about a run. ``started`` and ``ended`` are in UTC; ``values`` are the run's small inputs
+    by name.
+    """
 
     experiment: str
     run_id: str
@@ -41,7 +51,8 @@ class RunFacts:
 def metadata(facts: RunFacts, inputs: Mapping[str, str], outputs: Mapping[str, str], sizes: Mapping[str, int]) -> bytes:
     """Bytes of ``ro-crate-metadata.json``: the same arguments give the same bytes.
 
-    ``inputs`` and ``outputs`` map the archive's file names to a description; ``sizes`` gives the bytes of each of them, of the workflow and of README.md.
+    ``inputs`` and ``outputs`` map the archive's file names to a description; ``sizes`` gives the bytes of each of
+    them, of the workflow and of README.md.
     """
     crate = ROCrate(version="1.1")
     root = crate.root_dataset
@@ -50,13 +61,23 @@ def metadata(facts: RunFacts, inputs: Mapping[str, str], outputs: Mapping[str, s
     root["datePublished"] = _moment(facts.ended)
     root["license"] = crate.add(ContextEntity(crate, _LICENCE, {"@type": "CreativeWork", "name": "Apache License 2.0"}))
     root["conformsTo"] = [
-        crate.add(ContextEntity(crate, profile, {"@type": "CreativeWork", "name": name, "version": version}))
-        for profile, (name, version) in PROFILES.items()
+        crate.add(ContextEntity(crate, profile, {"@type": "CreativeWork", "name": name, "version": version})) for profile, (name, version) in PROFILES.items()
     ]
     crate.metadata["conformsTo"] = [{"@id": "https://w3id.org/ro/crate/1.1"}, {"@id": WORKFLOW_CRATE}]
     workflow = _workflow(crate, facts, sizes)
-    crate.add_file(dest_path=README, properties={"name": README, "about": root, "encodingFormat": "text/markdown", "contentSize": str(sizes[README])})
-    crate.add_dataset(dest_path="source/", properties={"name": "source", "description": f"the kit's source at revision {facts.revision}"})
+    crate.add_file(
+        dest_path=README,
+        properties={
+            "name": README,
+            "about": root,
+            "encodingFormat": "text/markdown",
+            "contentSize": str(sizes[README]),
+        },
+    )
+    crate.add_dataset(
+        dest_path="source/",
+        properties={"name": "source", "description": f"the kit's source at revision {facts.revision}"},
+    )
     used = [_file(crate, name, text, sizes, _parameter(crate, workflow, "input", name, "File")) for name, text in sorted(inputs.items())]
     used += [_value(crate, name, value, _parameter(crate, workflow, "input", name, _kind(value))) for name, value in sorted(facts.values.items())]
     made = [_file(crate, name, text, sizes, _parameter(crate, workflow, "output", name, "File")) for name, text in sorted(outputs.items())]
@@ -106,7 +127,12 @@ def _parameter(crate: ROCrate, workflow: Any, side: str, name: str, kind: str) -
 
 def _file(crate: ROCrate, name: str, description: str, sizes: Mapping[str, int], parameter: Any) -> Any:
     media_type = _MEDIA_TYPES.get(name.rpartition(".")[2], "text/plain")
-    properties = {"name": name, "description": description, "encodingFormat": media_type, "contentSize": str(sizes[name])}
+    properties = {
+        "name": name,
+        "description": description,
+        "encodingFormat": media_type,
+        "contentSize": str(sizes[name]),
+    }
     return crate.add_file(dest_path=name, properties=properties | {"exampleOfWork": parameter})
 
 

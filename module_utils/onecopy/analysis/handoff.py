@@ -1,4 +1,6 @@
-"""One run as one archive: its records and report, what they were made from and with, and the kit's source at that revision."""
+"""One run as one archive: its records and report, what they were made from and with, and the kit's source at that
+revision.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,7 @@ import yaml
 from ..experiment import digest as experiment_digest
 from . import crate, handoff_readme
 from .archive import ArchiveError
+from .claims import ClaimsError
 from .rebuild import rebuilt_summary
 from .stored_run import Run, RunError, load
 
@@ -48,7 +51,9 @@ class Handoff:
 
 
 def find_run(reports: Path, name: str) -> Path:
-    """The directory of a run: a path to it, EXPERIMENT/RUN_ID, RUN_ID, or EXPERIMENT for its newest run. Raises ArchiveError."""
+    """The directory of a run: a path to it, EXPERIMENT/RUN_ID, RUN_ID, or EXPERIMENT for its newest run. Raises
+    ArchiveError.
+    """
     for directory in (Path(name), reports / name):
         if (directory / "manifest.json").is_file():
             return directory.resolve()
@@ -56,13 +61,15 @@ def find_run(reports: Path, name: str) -> Path:
     if found:
         return found[-1].resolve()
     known = ", ".join(sorted(str(path.parent.relative_to(reports)) for path in reports.glob("*/*/manifest.json"))[-5:])
-    raise ArchiveError(f"no run {name!r} in {reports}: there {'are, newest last, ' + known if known else 'is none yet: ./onecopy run EXPERIMENT makes one'}")
+    there = f"are, newest last, {known}" if known else "is none yet: ./onecopy run EXPERIMENT makes one"
+    raise ArchiveError(f"no run {name!r} in {reports}: there {there}")
 
 
 def collect(directory: Path, repository: Path, *, dirty_allowed: bool = False) -> Handoff:
     """Everything that belongs into the archive of the run in ``directory``; the same run gives the same files.
 
-    ``repository`` is a git checkout of the kit that has the run's revision. Raises ArchiveError when a part is missing, when the run was
+    ``repository`` is a git checkout of the kit that has the run's revision. Raises ArchiveError when a part is missing, when the run
+    was
     made from a changed working tree (unless ``dirty_allowed``), or when its summary is not what the records give.
     """
     try:
@@ -74,7 +81,8 @@ def collect(directory: Path, repository: Path, *, dirty_allowed: bool = False) -
         raise ArchiveError(f"{directory / 'manifest.json'}: records no revision of the kit: run the experiment from a git clone")
     if dirty and not dirty_allowed:
         raise ArchiveError(
-            f"{directory}: was run from a working tree with uncommitted changes, so revision {revision[:12]} is not its source: "
+            f"{directory}: was run from a working tree with uncommitted changes, "
+            f"so revision {revision[:12]} is not its source: "
             "commit them and run again, or set handoff_dirty_allowed=true and the archive will say so"
         )
     files = _run_files(directory)
@@ -144,13 +152,19 @@ def _experiment(run: Run, directory: Path, source: Mapping[str, bytes]) -> bytes
         document = yaml.safe_load(text)
         if isinstance(document, dict) and experiment_digest(document) == run.plan["digest"]:
             return text
-    raise ArchiveError(f"{directory}: the experiment with digest {run.plan['digest'][:12]} is neither there nor among the kit's: put its file there as {EXPERIMENT}")
+    raise ArchiveError(
+        f"{directory}: the experiment with digest {run.plan['digest'][:12]} is neither there nor among the kit's: put its file there as {EXPERIMENT}"
+    )
 
 
 def _check_summary(run: Run, files: Mapping[str, bytes], directory: Path) -> None:
-    claims = files.get(f"{SOURCE}/experiments/claims.yml")
-    if claims is None or rebuilt_summary(run, claims) != files[f"{RUN}/summary.json"]:
-        raise ArchiveError(f"{directory / 'summary.json'}: is not what the records give by the claims of its revision: render the report anew (./onecopy report)")
+    place = f"{directory / 'summary.json'}"
+    try:
+        rebuilt = rebuilt_summary(run, files.get(f"{SOURCE}/experiments/claims.yml", b""))
+    except ClaimsError as error:
+        raise ArchiveError(f"{place}: cannot be checked by the claims of the run's revision: {error}") from None
+    if rebuilt != files[f"{RUN}/summary.json"]:
+        raise ArchiveError(f"{place}: is not what the records give by the claims of its revision: render the report anew (./onecopy report)")
 
 
 def _absent(run: Run, files: Mapping[str, bytes]) -> list[str]:

@@ -16,10 +16,10 @@ Made by onecopy at revision `{revision}`.
 ```sh
 sha256sum --check SHA256SUMS.sha256 SHA256SUMS    # every file, with nothing but coreutils
 ./onecopy verify ARCHIVE.tar                      # also rebuilds summary and report from the raw records, offline
-./onecopy reproduce ARCHIVE.tar -i inventories/mine    # the same experiment on your hosts, then claim by claim: agrees or not
+./onecopy reproduce ARCHIVE.tar -i inventories/mine    # the same experiment on your hosts, then claim by claim
 ```
-The checksums in the archive show damage. Whether it is the archive that its maker meant shows only its SHA-256, which `handoff` printed:
-have it from the maker by another way, and compare.
+The checksums in the archive show damage. Whether it is the archive that its maker meant shows only its SHA-256,
+which `handoff` printed: have it from the maker by another way, and compare.
 
 ## What lies where
 | file | what it is |
@@ -35,7 +35,9 @@ have it from the maker by another way, and compare.
 
 
 def text(facts: RunFacts, dirty: bool, files: Mapping[str, str], absent: Sequence[str]) -> str:
-    """The page; ``files`` maps names to descriptions, ``absent`` has one line per thing that the run did not leave behind."""
+    """The page; ``files`` maps names to descriptions, ``absent`` has one line per thing that the run did not leave
+    behind.
+    """
     warning = "\n**The working tree had uncommitted changes: `source/` is not exactly what ran.**\n" if dirty else ""
     missing = [f"- `{name}`:{what}" for name, _, what in (line.partition(":") for line in absent)]
     missing.append("- The guest image and the data set themselves: the kit makes both from their inputs; their digests are above where they were recorded.")

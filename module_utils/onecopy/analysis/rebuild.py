@@ -7,13 +7,22 @@ from typing import Any
 
 import yaml
 
+from . import claims
 from .stored_run import Run
 from .summary import dump, summarise
 
 
-def rebuilt_summary(run: Run, claims: bytes) -> bytes:
-    """The bytes of summary.json that ``run`` gives when it is judged by ``claims`` (the text of experiments/claims.yml)."""
-    return dump(summarise(run, yaml.safe_load(claims))).encode()
+def rebuilt_summary(run: Run, text: bytes) -> bytes:
+    """The bytes of summary.json that ``run`` gives when it is judged by ``text``, the content of
+    experiments/claims.yml.
+
+    Raises ClaimsError.
+    """
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise claims.ClaimsError(f"claims.yml: is not YAML: {' '.join(str(error).split())}") from None
+    return dump(summarise(run, claims.check(document, "claims.yml"))).encode()
 
 
 def first_difference(stored: bytes, rebuilt: bytes) -> str:

@@ -12,12 +12,18 @@ import yaml
 
 from . import archive, handoff, report
 from .archive import Archive, ArchiveError
+from .claims import ClaimsError
 from .rebuild import first_difference, rebuilt_summary
 from .stored_run import Run, RunError, load
-from .verdicts import ClaimsError
 
 CLAIMS = f"{handoff.SOURCE}/experiments/claims.yml"
-_REQUIRED = (handoff.EXPERIMENT, CLAIMS, f"{handoff.RUN}/plan.json", f"{handoff.RUN}/manifest.json", f"{handoff.RUN}/summary.json")
+_REQUIRED = (
+    handoff.EXPERIMENT,
+    CLAIMS,
+    f"{handoff.RUN}/plan.json",
+    f"{handoff.RUN}/manifest.json",
+    f"{handoff.RUN}/summary.json",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,13 @@ class Opened:
         return handoff.kit_of(self.run.manifest)[1]
 
     @property
+    def guest_suite(self) -> str:
+        """Debian release of the guests, the same on every host of a run; empty where the run does not tell."""
+        hosts = self.run.manifest.get("hosts", {}).values()
+        suites = {str(host["guest"]["suite"]) for host in hosts if "suite" in host.get("guest", {})}
+        return suites.pop() if len(suites) == 1 else ""
+
+    @property
     def experiment(self) -> Mapping[str, Any]:
         """The experiment that was run."""
         document: Mapping[str, Any] = yaml.safe_load(self.archive.files[handoff.EXPERIMENT])
@@ -52,7 +65,9 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """What the raw records gave. ``difference``: where the summary differs first, empty when it is the same bytes; ``same``: by file."""
+    """What the raw records gave. ``difference``: where the summary differs first, empty when it is the same bytes;
+    ``same``: by file.
+    """
 
     directory: Path
     difference: str
@@ -60,9 +75,11 @@ class Rebuilt:
 
 
 def unpack(path: Path, parent: Path, digest: str = "") -> Opened:
-    """Check every byte of the archive at ``path``, then unpack it below ``parent`` under its digest (once: it is kept when it is there).
+    """Check every byte of the archive at ``path``, then unpack it below ``parent`` under its digest (once: it is kept
+    when it is there).
 
-    ``digest`` is the SHA-256 that its maker printed; empty: not compared. Raises ArchiveError; nothing is unpacked then.
+    ``digest`` is the SHA-256 that its maker printed; empty: not compared. Raises ArchiveError; nothing is unpacked
+    then.
     """
     found = archive.read(path)
     if digest and digest.strip().lower() != found.digest:
@@ -82,7 +99,9 @@ def unpack(path: Path, parent: Path, digest: str = "") -> Opened:
 
 
 def rebuild(opened: Opened, templates: Path) -> Rebuilt:
-    """Write summary and report, made from the raw records by this kit, into ``rebuilt/`` beside the unpacked files. Raises ArchiveError."""
+    """Write summary and report, made from the raw records by this kit, into ``rebuilt/`` beside the unpacked files.
+    Raises ArchiveError.
+    """
     try:
         summary = rebuilt_summary(opened.run, opened.archive.files[CLAIMS])
         pages = report.render(report.document(opened.run, json.loads(summary)), templates)

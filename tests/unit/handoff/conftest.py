@@ -37,7 +37,10 @@ def repository(tmp_path: Path) -> Path:
 def run(tmp_path: Path, repository: Path) -> Path:
     """The directory of a rendered run that was made at the repository's revision."""
     plan = invented.plan()
-    manifest = invented.manifest(controller={"git_revision": git(repository, "rev-parse", "HEAD"), "git_dirty": False})
+    manifest = invented.manifest(
+        controller={"git_revision": git(repository, "rev-parse", "HEAD"), "git_dirty": False},
+        hosts={invented.HOST: {"guest": {"suite": "trixie"}}},
+    )
     directory: Path = invented.store(tmp_path / "reports" / "invented" / invented.RUN_ID, plan, invented.records(plan), manifest)
     evidence = directory / "hosts" / invented.HOST
     evidence.mkdir(parents=True)

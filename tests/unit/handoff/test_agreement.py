@@ -99,9 +99,17 @@ def test_state_of_one_side_alone_is_not_comparable(kvm: Side) -> None:
     other = changed(kvm)
     gone = other.summary["copies"].pop(0)
     row = agreement(kvm, other)["copies"][0]
-    assert (row["label"], row["outcome"], row["because"]) == (gone["label"], "not comparable", "measured in the archived run alone")
+    assert (row["label"], row["outcome"], row["because"]) == (
+        gone["label"],
+        "not comparable",
+        "measured in the archived run alone",
+    )
     back = agreement(other, kvm)["copies"][-1]
-    assert (back["label"], back["because"], "archived" in back) == (gone["label"], "measured in the repeated run alone", False)
+    assert (back["label"], back["because"], "archived" in back) == (
+        gone["label"],
+        "measured in the repeated run alone",
+        False,
+    )
 
 
 def test_emulated_times_and_another_data_set_are_not_comparable(kvm: Side, tmp_path: Path) -> None:

@@ -85,7 +85,22 @@ def test_missing_archive(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "/etc/passwd", "a/../../x", "a//b", "", "a/", "./a", "a\\b", "a\nb", "é", "SHA256SUMS", "SHA256SUMS.sha256", "l" * 300]
+    "name",
+    [
+        "../x",
+        "/etc/passwd",
+        "a/../../x",
+        "a//b",
+        "",
+        "a/",
+        "./a",
+        "a\\b",
+        "a\nb",
+        "é",
+        "SHA256SUMS",
+        "SHA256SUMS.sha256",
+        "l" * 300,
+    ],
 )
 def test_names_that_cannot_be_stored(name: str) -> None:
     with pytest.raises(archive.ArchiveError):

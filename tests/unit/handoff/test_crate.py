@@ -27,8 +27,10 @@ def unpacked(run: Path, repository: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The validator reads one document from the network, the JSON-LD context of RO-Crate 1.1. It gets the one that the rocrate package
-    ships, of a later version, with the four terms that moved since set back."""
+    """The validator reads one document from the network: the JSON-LD context of RO-Crate 1.1.
+
+    It gets the one that the rocrate package ships, of a later version, with the four terms that moved since set back.
+    """
     context = json.loads((resources.files("rocrate") / "data" / "ro-crate.jsonld").read_text())
     workflow = f"{_BIOSCHEMAS}ComputationalWorkflow"
     context["@context"] |= {
@@ -41,7 +43,14 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def get(_: HttpRequester, url: str, **__: Any) -> SimpleNamespace:
         assert url == "https://w3id.org/ro/crate/1.1/context"
-        return SimpleNamespace(status_code=200, json=lambda: context, text=text, content=text.encode(), headers={"Content-Type": "application/ld+json"}, url=url)
+        return SimpleNamespace(
+            status_code=200,
+            json=lambda: context,
+            text=text,
+            content=text.encode(),
+            headers={"Content-Type": "application/ld+json"},
+            url=url,
+        )
 
     monkeypatch.setattr(HttpRequester, "get", get, raising=False)
 
@@ -84,5 +93,10 @@ def test_the_library_reads_it_back(unpacked: Path) -> None:
     assert read.mainEntity.id == crate.WORKFLOW
     action = read.get("#run")
     assert action["startTime"].endswith("+00:00") and action["instrument"] == read.mainEntity
-    assert {entity.id for entity in action["object"]} == {"run/plan.json", "experiment.yml", "#value-seed", "#value-accelerator"}
+    assert {entity.id for entity in action["object"]} == {
+        "run/plan.json",
+        "experiment.yml",
+        "#value-seed",
+        "#value-accelerator",
+    }
     assert "run/results.jsonl" in {entity.id for entity in action["result"]}

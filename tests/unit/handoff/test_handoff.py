@@ -35,7 +35,6 @@ def test_what_the_run_did_not_leave_behind_is_said(run: Path, repository: Path) 
         "kernel.config",
         "guest-kernel.config",
         "dataset.json",
-        "manifest.json, hosts.invented-host.guest",
         "manifest.json, hosts.invented-host.images",
         "manifest.json, hosts.invented-host.boots",
     ]
@@ -92,7 +91,10 @@ def alter_a_record(run: Path) -> None:
         (spoil("summary.json"), "summary.json missing"),
         (alter_a_record, "summary.json: is not what the records give"),
         (lambda run: change_manifest(run, controller={}), "records no revision"),
-        (lambda run: change_manifest(run, controller={"git_revision": "f" * 40, "git_dirty": False}), "has no revision ffffffffffff"),
+        (
+            lambda run: change_manifest(run, controller={"git_revision": "f" * 40, "git_dirty": False}),
+            "has no revision ffffffffffff",
+        ),
         (lambda run: (run / "link").symlink_to("/etc/passwd"), "is a link"),
         (lambda run: shutil.rmtree(run), "is not there"),
     ],
