@@ -55,7 +55,11 @@ class ActionModule(ActionBase):
             display.display(f"{self.host}  {line}")
         if is_old and run.done(self.host):
             display.display(f"{self.host}  going on with run {run.run_id}: {len(run.done(self.host))} trials are done")
-        started = self._call("start", plan=self.plan)
+        try:
+            started = self._call("start", plan=self.plan)
+        except AnsibleActionFail:
+            run.discard_if_empty()
+            raise
         run.update_host(self.host, lambda entry: entry.update(started["facts"]))
         self._work(run, int(arguments.get("slice_seconds", 20)))
         self._call("finish")
@@ -128,11 +132,7 @@ class ActionModule(ActionBase):
 
 
 def _one_line(answer: dict[str, Any]) -> str:
-    """The module's message; where it broke down, its last words."""
+    """The module's message; where it broke down, its last words too."""
     message = " ".join(str(answer.get("msg", "")).split())
-    last_words = [
-        line for key in ("module_stderr", "exception") for line in str(answer.get(key, "")).strip().splitlines()[-1:]
-    ]
-    return ": ".join(
-        dict.fromkeys(part for part in (message, *last_words) if part and part != "(traceback unavailable)")
-    )
+    last_words = str(answer.get("module_stderr", "")).strip().splitlines()[-1:]
+    return ": ".join(part for part in (message, *last_words) if part)

@@ -36,7 +36,7 @@ def host_facts(paths: HostPaths, dataset: str) -> dict[str, Any]:
         facts[name] = _json(file)
     images = _json(paths.image_manifest(dataset)) or {}
     facts["images"] = {
-        system: entry["digest"] for system, entry in images.items() if isinstance(entry, dict) and "digest" in entry
+        system: entry["sha256"] for system, entry in images.items() if isinstance(entry, dict) and "sha256" in entry
     }
     return {name: value for name, value in facts.items() if value not in (None, "", {})}
 

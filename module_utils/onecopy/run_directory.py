@@ -71,6 +71,14 @@ class RunDirectory:
             change(manifest["hosts"].setdefault(host, {}))
             records.write_atomically(self.path / "manifest.json", manifest)
 
+    def discard_if_empty(self) -> None:
+        """Remove a run that no host could start, so that what was refused leaves nothing behind."""
+        with _locked(self.path.parent):
+            if not self.results.exists() and not any(self.manifest()["hosts"].values()):
+                for name in ("manifest.json", "plan.json"):
+                    (self.path / name).unlink()
+                self.path.rmdir()
+
     def is_finished(self) -> bool:
         """Whether every host of the run has a record for every trial."""
         return all("finished_at" in host for host in self.manifest()["hosts"].values())

@@ -69,7 +69,7 @@ WORKLOADS: Final[dict[str, Workload]] = {
     "cp": Workload((("cp", "-r", "$data", "$scratch/copy"),), Reads("all"), writes=True, weight=2.0),
     # A pattern that never occurs: at a hit, grep with its output on /dev/null stops reading.
     "grep": Workload(
-        (("grep", "-r", "-F", "no line of the data set says this", "$data"),), Reads("all"), exit_codes=(1,)
+        (("grep", "-r", "-F", "No line of the data set says THIS", "$data"),), Reads("all"), exit_codes=(1,)
     ),
     "find": Workload((("find", "$data", "-type", "f", "-size", "+0"),), Reads("none"), weight=0.3),
     # Written to /dev/null, GNU tar would skip the reading; cat reads all of it again, from the pipe, with tar's own headers.

@@ -106,6 +106,16 @@ def test_fetching_twice_stores_once(tmp_path: Path) -> None:
     assert len(run.results.read_text().splitlines()) == 3
 
 
+def test_refused_run_leaves_nothing_and_a_started_one_stays(tmp_path: Path) -> None:
+    refused, _ = begin(tmp_path)
+    refused.discard_if_empty()
+    assert not refused.path.exists()
+    started, _ = begin(tmp_path)
+    started.update_host("box1", lambda entry: entry.update(kernel="6"))
+    started.discard_if_empty()
+    assert started.path.exists()
+
+
 def test_no_place_for_reports_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "tiny").write_text("a file")
     with pytest.raises(
