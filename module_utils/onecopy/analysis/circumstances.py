@@ -28,8 +28,9 @@ def gaps_section(run: Run, summary: Row) -> Section:
     trials = summary["trials"]
     blocks: list[Block] = [
         Text(
-            f"Of {trials['planned']} planned trials {trials['ok']} are ok, {trials['invalid']} invalid, {trials['failed']} failed, "
-            f"{trials['timeout']} timed out and {trials['pending']} have no record. Only ok trials count; none of them was left out."
+            f"Of {trials['planned']} planned trials {trials['ok']} are ok, {trials['invalid']} invalid, "
+            f"{trials['failed']} failed, {trials['timeout']} timed out and {trials['pending']} have no record. "
+            "Only ok trials count; none of them was left out."
         )
     ]
     if run.plan["unsupported"]:
@@ -84,7 +85,8 @@ def plan_section(run: Run) -> Section:
         ("repeats", f"{plan['repeats']} boots of every system"),
         (
             "data set",
-            f"{dataset['name']}: {dataset['large_mib']} MiB in {dataset['large_files']} files, {dataset['small_mib']} MiB in {dataset['small_files']} files",
+            f"{dataset['name']}: {dataset['large_mib']} MiB in {dataset['large_files']} files, "
+            f"{dataset['small_mib']} MiB in {dataset['small_files']} files",
         ),
         ("guest", ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in guest.items())),
         ("workload limit", f"{plan['timeout_seconds']} s"),
@@ -116,10 +118,11 @@ def plan_section(run: Run) -> Section:
 def method_section(run: Run) -> Section:
     """How to read the numbers."""
     sentences = (
-        "A block is one boot of one system with no other guest alive; systems are shuffled per repeat and trials within a block, by the seed.",
-        "Before every trial the cache state of host and guest was reached and verified; a trial that missed it is invalid, with its figures.",
-        "Copies come from residency trials (descriptors held, so that looking does not disturb), times from timed trials; they never mix.",
-        "n counts boots, not commands. Intervals are t-intervals on per-boot medians, for times and ratios on logs; one boot has no interval.",
+        "A block is one boot of one system with no other guest alive. Systems and trials are shuffled by the seed.",
+        "Before every trial the cache state of host and guest was reached and verified; one that missed it is invalid.",
+        "Copies come from trials that hold descriptors, so that looking does not disturb; times have others.",
+        "The boot is what is repeated. Intervals are t-intervals on per-boot medians, of times and ratios on logs.",
+        "One boot has no interval.",
         "Ratios over several workloads are geometric means. Many comparisons are corrected by Holm's method.",
         "Not distinguishable: the interval contains 1, or the effect is smaller than the threshold stated beforehand.",
     )

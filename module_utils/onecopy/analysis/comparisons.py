@@ -61,7 +61,7 @@ def aa(run: Run, thresholds: Mapping[str, float]) -> dict[str, Any]:
 
 
 def against_baseline(run: Run, thresholds: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Ratio of every label to the baseline (``gfs`` where it ran) in the same state, per workload and over all of them."""
+    """Ratio of every label to the baseline (``gfs`` where it ran) in the same state, by workload and over all."""
     rows: list[dict[str, Any]] = []
     for name in _METRICS:
         measured = metric(name)
@@ -133,6 +133,8 @@ def _compare(
             continue
         row: dict[str, Any] = {"metric": measured.name, "host": of[0], "of": of[1], "to": to[1], "workload": title}
         row |= {"host_cache": of[2], "guest_cache": of[3], "ratio": ratio.value, "n_of": ratio.n_of, "n_to": ratio.n_to}
+        if title == GEOMETRIC_MEAN:
+            row["workloads"] = list(ratio.workloads)
         p_value = ratio.p_against(1)
         if p_value is not None:
             row |= {"low": ratio.low, "high": ratio.high, "p": p_value}

@@ -99,9 +99,7 @@ class Document:
     facts: Sequence[tuple[str, str]]
     opening: Sequence[Text]
     sections: Sequence[Section] = field(default_factory=tuple)
-    footer: str = (
-        "Made by onecopy from the stored records of this run alone; the same records give the same page."
-    )
+    footer: str = "Made by onecopy from the stored records of this run alone; the same records give the same page."
 
 
 def text_row(*cells: str) -> list[Cell]:

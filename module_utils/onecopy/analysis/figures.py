@@ -1,4 +1,4 @@
-"""Figures as inline SVG: drawn by Altair, coloured by the page (CSS variables), so that they follow its light or dark scheme.
+"""Figures as inline SVG, drawn by Vega-Lite and coloured by the page (CSS variables), in its light or dark scheme.
 
 Every figure is small enough for a telephone: a page lays several of them side by side.
 """
@@ -6,12 +6,11 @@ Every figure is small enough for a telephone: a page lays several of them side b
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-import altair as alt
 import vl_convert
 
 from ..systems import SYSTEMS
@@ -24,7 +23,7 @@ _WIDTH = 210
 _STEP = 24
 _LABEL_PIXELS = 108
 _PADDING = {"left": _LABEL_PIXELS, "right": 62, "top": 4, "bottom": 34}
-# Altair wants real colours; each stands for one CSS variable of the page and is replaced in the finished SVG.
+# Vega wants real colours; each stands for one CSS variable of the page and is replaced in the finished SVG.
 _COLOURS = {
     name: f"#0b0b{number:02x}"
     for number, name in enumerate(
@@ -54,11 +53,10 @@ class Stack:
 
 
 def times(bars: Sequence[Bar], *, title: str, most: float) -> str:
-    """Horizontal bars with intervals and every trial as a point.
+    """Horizontal bars with intervals and every trial as a point; ``most`` is the end of the axis in seconds.
 
-    The axis ends at ``most`` seconds, so that figures can be compared.
+    Figures with the same ``most`` can be compared by eye.
     """
-    order = [bar.label for bar in bars]
     rows = [{"label": bar.label, "system": bar.system, "value": bar.value, "text": seconds(bar.value)} for bar in bars]
     ranges = [
         {"label": bar.label, "low": bar.low, "high": min(bar.high, most)}
@@ -66,50 +64,40 @@ def times(bars: Sequence[Bar], *, title: str, most: float) -> str:
         if bar.low is not None and bar.high is not None
     ]
     points = [{"label": bar.label, "value": point} for bar in bars for point in bar.points]
-    y = _labels(order)
-    x = alt.X("value:Q", scale=alt.Scale(domain=[0, most], nice=False), axis=_axis("seconds"))
-    colour = alt.Color("system:N", scale=_scale(bar.system for bar in bars), legend=None)
+    y = _labels([bar.label for bar in bars])
+    x = _horizontal("value", most, "seconds")
+    dot = {"type": "point", "filled": True, "size": 16, "strokeWidth": 0.9, "opacity": 0.9}
     layers = [
-        alt.Chart(alt.Data(values=rows)).mark_bar(height=13).encode(x=x, y=y, color=colour),
-        alt.Chart(alt.Data(values=ranges))
-        .mark_rule(color=_COLOURS["ink"], strokeWidth=1.2)
-        .encode(x=alt.X("low:Q"), x2="high:Q", y=y),
-        alt.Chart(alt.Data(values=points))
-        .mark_point(filled=True, size=16, color=_COLOURS["paper"], stroke=_COLOURS["ink"], strokeWidth=0.9, opacity=0.9)
-        .encode(x=x, y=y),
+        _layer(rows, {"type": "bar", "height": 13}, x=x, y=y, color=_colours("system", {bar.system for bar in bars})),
+        _layer(ranges, _line("ink", 1.2), x={"field": "low", "type": "quantitative"}, x2={"field": "high"}, y=y),
+        _layer(points, {**dot, "color": _COLOURS["paper"], "stroke": _COLOURS["ink"]}, x=x, y=y),
         _values(rows, y),
     ]
-    return _render(alt.layer(*layers), len(bars), title)
+    return _render(layers, len(bars), title)
 
 
 def copies(stacks: Sequence[Stack], *, title: str, most: float) -> str:
-    """Stacked bars (host, guests, daemon) with reference lines at one and two copies."""
+    """Stacked bars (host, guests, daemon) with reference lines at one and two copies.
+
+    ``most`` is the end of the axis.
+    """
     rows = []
     for stack in stacks:
         start = 0.0
         for party, amount in zip(PARTIES, stack.copies, strict=True):
-            rows.append({"label": stack.label, "party": party, "start": start, "end": start + amount})
+            rows.append({"label": stack.label, "party": f"party-{party}", "start": start, "end": start + amount})
             start += amount
-    totals = [
-        {"label": stack.label, "value": sum(stack.copies), "text": f"{sum(stack.copies):.2f}"} for stack in stacks
-    ]
+    totals = [{"label": stack.label, "text": f"{sum(stack.copies):.2f}"} for stack in stacks]
     y = _labels([stack.label for stack in stacks])
-    x = alt.X(
-        "start:Q",
-        scale=alt.Scale(domain=[0, most], nice=False),
-        axis=_axis("copies per page", values=list(range(int(most) + 1))),
-    )
-    parties = alt.Scale(domain=list(PARTIES), range=[_COLOURS[f"party-{party}"] for party in PARTIES])
+    x = _horizontal("start", most, "copies per page", list(range(int(most) + 1)))
+    colour = _colours("party", {f"party-{party}" for party in PARTIES})
+    reference = {**_line("reference", 1), "strokeDash": [3, 3]}
     layers = [
-        alt.Chart(alt.Data(values=rows))
-        .mark_bar(height=13)
-        .encode(x=x, x2="end:Q", y=y, color=alt.Color("party:N", scale=parties, legend=None)),
-        alt.Chart(alt.Data(values=[{"at": 1}, {"at": 2}]))
-        .mark_rule(color=_COLOURS["reference"], strokeDash=[3, 3])
-        .encode(x="at:Q"),
+        _layer(rows, {"type": "bar", "height": 13}, x=x, x2={"field": "end"}, y=y, color=colour),
+        _layer([{"at": 1}, {"at": 2}], reference, x={"field": "at", "type": "quantitative"}),
         _values(totals, y),
     ]
-    return _render(alt.layer(*layers), len(stacks), title)
+    return _render(layers, len(stacks), title)
 
 
 def seconds(value: float) -> str:
@@ -117,48 +105,61 @@ def seconds(value: float) -> str:
     return f"{value:.0f} s" if value >= 100 else f"{value:#.3g} s"
 
 
-def _labels(order: Sequence[str]) -> alt.Y:
-    axis = alt.Axis(
-        title=None, ticks=False, domain=False, labelLimit=_LABEL_PIXELS, labelColor=_COLOURS["ink"], labelPadding=6
-    )
-    return alt.Y("label:N", sort=list(order), axis=axis, scale=alt.Scale(paddingInner=0.2))
+def _layer(rows: Sequence[Mapping[str, Any]], mark: Mapping[str, Any], **encoding: Mapping[str, Any]) -> dict[str, Any]:
+    return {"data": {"values": list(rows)}, "mark": dict(mark), "encoding": encoding}
 
 
-def _axis(title: str, values: list[int] | None = None) -> alt.Axis:
-    return alt.Axis(
-        title=title,
-        titleColor=_COLOURS["muted"],
-        titleFontWeight="normal",
-        titleAnchor="start",
-        labelColor=_COLOURS["muted"],
-        labelFlush=False,
-        format="~g",
-        gridColor=_COLOURS["grid"],
-        tickCount=4,
-        ticks=False,
-        domain=False,
-        **({"values": values} if values else {}),
-    )
+def _line(colour: str, width: float) -> dict[str, Any]:
+    return {"type": "rule", "color": _COLOURS[colour], "strokeWidth": width}
 
 
-def _values(rows: list[dict[str, Any]], y: alt.Y) -> alt.Chart:
-    return (
-        alt.Chart(alt.Data(values=rows))
-        .mark_text(align="left", dx=6, color=_COLOURS["ink"], fontSize=11)
-        .encode(x=alt.value(_WIDTH), y=y, text="text:N")
-    )
+def _labels(order: Sequence[str]) -> dict[str, Any]:
+    axis = {"title": None, "labelLimit": _LABEL_PIXELS, "labelColor": _COLOURS["ink"], "labelPadding": 6}
+    return {"field": "label", "type": "nominal", "sort": list(order), "scale": {"paddingInner": 0.2}, "axis": axis}
 
 
-def _scale(systems: Any) -> alt.Scale:
-    names = list(dict.fromkeys(systems))
-    return alt.Scale(domain=names, range=[_COLOURS.get(name, _COLOURS["muted"]) for name in names])
+def _horizontal(name: str, most: float, title: str, values: list[int] | None = None) -> dict[str, Any]:
+    axis: dict[str, Any] = {"title": title, "tickCount": 4, "format": "~g"}
+    if values:
+        axis["values"] = values
+    return {"field": name, "type": "quantitative", "scale": {"domain": [0, most], "nice": False}, "axis": axis}
 
 
-def _render(chart: alt.LayerChart, bars: int, title: str) -> str:
-    sized = chart.properties(
-        width=_WIDTH, height=bars * _STEP, padding=_PADDING, autosize="none", background="transparent"
-    )
-    spec = sized.configure_view(stroke=None).configure_axis(labelFontSize=11, titleFontSize=11).to_dict(validate=False)
+def _colours(name: str, values: Set[str]) -> dict[str, Any]:
+    domain = sorted(values)
+    colours = [_COLOURS.get(value, _COLOURS["muted"]) for value in domain]
+    return {"field": name, "type": "nominal", "scale": {"domain": domain, "range": colours}, "legend": None}
+
+
+def _values(rows: Sequence[Mapping[str, Any]], y: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers in a column of their own, right of the bars."""
+    mark = {"type": "text", "align": "left", "dx": 6, "color": _COLOURS["ink"], "fontSize": 11}
+    return _layer(rows, mark, x={"value": _WIDTH}, y=y, text={"field": "text", "type": "nominal"})
+
+
+def _render(layers: Sequence[Mapping[str, Any]], bars: int, title: str) -> str:
+    axis = {
+        "labelFontSize": 11,
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+        "titleAnchor": "start",
+        "titleColor": _COLOURS["muted"],
+        "labelColor": _COLOURS["muted"],
+        "labelFlush": False,
+        "gridColor": _COLOURS["grid"],
+        "ticks": False,
+        "domain": False,
+    }
+    spec = {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "width": _WIDTH,
+        "height": bars * _STEP,
+        "padding": _PADDING,
+        "autosize": "none",
+        "background": "transparent",
+        "layer": list(layers),
+        "config": {"view": {"stroke": None}, "axis": axis, "axisY": {"grid": False}},
+    }
     svg = vl_convert.vegalite_to_svg(spec)
     for name, colour in _COLOURS.items():
         svg = svg.replace(f'"{colour}"', f'"var(--{name.replace("_", "-")}, currentColor)"')

@@ -16,8 +16,9 @@ from .stored_run import Run
 
 _AA_TONES: dict[str, Tone] = {NOT_DISTINGUISHABLE: "good", DISTINGUISHABLE: "bad"}
 _TRUST = (
-    "Trust model of myfs: QEMU maps the shared files read-write, so root in a guest can alter every file of its share, and guests "
-    "of one share can see each other's writes. It is for guests that trust one another; this run shared a copy of the data set."
+    "Trust model of myfs: QEMU maps the shared files read-write, so root in a guest can alter every file of its share, "
+    "and guests of one share see each other's writes. It is for guests that trust one another; this run shared a copy "
+    "of the data set."
 )
 
 

@@ -26,8 +26,9 @@ def copies_section(run: Run, summary: Row) -> Section:
     rows = [row for row in summary["copies"] if row["part"] == "all"]
     blocks: list[Block] = [
         Text(
-            "Page frames that hold a page the workload read, divided by the pages it read. One is ideal; two means that host and "
-            "guest each keep their own. Frames with other file data (extra) or with metadata (overhead) are counted apart."
+            "Page frames that hold a page the workload read, divided by the pages it read. One is ideal; two "
+            "means that host and guest each keep their own. Frames with other file data (extra) or with metadata "
+            "(overhead) are counted apart."
         )
     ]
     panels = []
@@ -75,8 +76,8 @@ def claims_section(summary: Row) -> Section:
         "Verdicts on the paper's claims",
         [
             Text(
-                f"{counts['supported']} supported, {counts['refuted']} refuted, {counts['inconclusive']} inconclusive. Each was "
-                "computed from this run's records against an effect that experiments/claims.yml states beforehand."
+                f"{counts['supported']} supported, {counts['refuted']} refuted, {counts['inconclusive']} inconclusive. "
+                "Each was computed from this run's records against effects stated beforehand in experiments/claims.yml."
             ),
             Table([Column("claim"), Column("text"), Column("verdict"), Column("because")], rows),
             Table(
@@ -158,7 +159,8 @@ def io_section(run: Run, summary: Row) -> Section | None:
     columns.append(Column("per wanted byte", align="right"))
     blocks: list[Block] = [
         Text(
-            f"Medians over boots during `{workload}`; counters that stayed at zero are left out. What moved to another layer is not removed."
+            f"Medians over boots during {workload}; counters that stayed at zero are left out. What moved to another "
+            "layer is not removed."
         ),
         Table(columns, cells, f"Every counter of {workload}", folded=True),
     ]

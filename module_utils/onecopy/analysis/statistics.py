@@ -60,6 +60,7 @@ class Ratio:
     center: float
     error: float | None
     freedom: float | None
+    workloads: tuple[str, ...]
 
     def p_against(self, bound: float) -> float | None:
         """Two-sided p of "the true ratio is ``bound``"; None without an interval."""
@@ -121,12 +122,14 @@ def geometric_mean_ratio(
     """Ratio ``of``/``to``, its geometric mean over workloads where there are several, by Welch's t-interval on logs.
 
     Workloads of one boot share that boot's luck, so each boot is first reduced to one number: its mean log over the
-    workloads. Boots that lack a workload are left out. Raises ValueError when no boot is left or a value is not
-    positive.
+    workloads. A workload that some boot lacks is left out on both sides. Raises ValueError when none is left, or for
+    values that are not positive.
     """
-    if not of or set(of) != set(to):
-        raise ValueError("a geometric mean needs the same workloads on both sides")
-    return _ratio_of_logs(_boot_log_means(of), _boot_log_means(to), confidence)
+    complete = sorted(_complete(of) & _complete(to))
+    if not complete:
+        raise ValueError("no workload ran in every boot of both sides")
+    means = [_boot_log_means([side[workload] for workload in complete]) for side in (of, to)]
+    return _ratio_of_logs(*means, confidence, tuple(complete))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -184,27 +187,27 @@ def _logs(values: Sequence[float]) -> list[float]:
     return [math.log(value) for value in values]
 
 
-def _boot_log_means(by_workload: Mapping[str, Sample]) -> list[float]:
-    boots = set.intersection(*(set(sample) for sample in by_workload.values()))
-    if not boots:
-        raise ValueError("no boot ran every workload")
-    means = []
-    for boot in sorted(boots):
-        logs = _logs([float(np.median(sample[boot])) for sample in by_workload.values()])
-        means.append(sum(logs) / len(logs))
-    return means
+def _complete(by_workload: Mapping[str, Sample]) -> set[str]:
+    """Workloads that have a value in every boot."""
+    boots = {boot for sample in by_workload.values() for boot in sample}
+    return {workload for workload, sample in by_workload.items() if boots and set(sample) == boots}
 
 
-def _ratio_of_logs(of: Sequence[float], to: Sequence[float], confidence: float) -> Ratio:
+def _boot_log_means(samples: Sequence[Sample]) -> list[float]:
+    rows = zip(*(_logs(boot_medians(sample)) for sample in samples), strict=True)
+    return [sum(row) / len(row) for row in rows]
+
+
+def _ratio_of_logs(of: Sequence[float], to: Sequence[float], confidence: float, workloads: tuple[str, ...]) -> Ratio:
     if len(of) < 2 or len(to) < 2:
         center = sum(of) / len(of) - sum(to) / len(to)
-        return Ratio(math.exp(center), None, None, len(of), len(to), center, None, None)
+        return Ratio(math.exp(center), None, None, len(of), len(to), center, None, None, workloads)
     of_mean, of_error, of_freedom = _mean_and_error(of)
     to_mean, to_error, to_freedom = _mean_and_error(to)
     center, error = of_mean - to_mean, math.hypot(of_error, to_error)
     freedom = error**4 / (of_error**4 / of_freedom + to_error**4 / to_freedom) if error > 0 else of_freedom + to_freedom
     low, high = _interval(center, error, freedom, confidence)
-    return Ratio(math.exp(center), math.exp(low), math.exp(high), len(of), len(to), center, error, freedom)
+    return Ratio(math.exp(center), math.exp(low), math.exp(high), len(of), len(to), center, error, freedom, workloads)
 
 
 def _mean_and_error(values: Sequence[float]) -> tuple[float, float, float]:

@@ -103,8 +103,8 @@ def by_boot(rows: Iterable[Record], value: Callable[[Record], float | None]) -> 
     for record in rows:
         number = value(record)
         if number is not None:
-            # A boot id alone would do, were it not for hfs: its trials of every repeat carry the host's one boot id.
-            sample[f"{record['host']}/{record['block']}/{record.get('boot_id', '')}"].append(number)
+            # The planned boot, not boot_id: a block that went on after a kill is still one repetition, not two.
+            sample[f"{record['host']}/{record['block']}"].append(number)
     return dict(sample)
 
 

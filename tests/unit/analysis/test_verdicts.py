@@ -1,0 +1,179 @@
+"""Verdicts by arithmetic: a claim is supported, refuted or left open by its interval, never by hope."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import invented
+import pytest
+from ansible.module_utils.onecopy.analysis import stored_run, summary
+
+Change = Callable[[dict[str, Any]], None]
+EVERYTHING = [*invented.experiment()["systems"], "gfs_pmem_dax", "myfs"]
+
+
+def judged(
+    directory: Path, claims: dict[str, Any], accelerator: str = "kvm", change: Change | None = None, **experiment: Any
+) -> dict[str, Any]:
+    plan = invented.plan(accelerator, **{"systems": EVERYTHING, **experiment})
+    records = invented.records(plan, change=change)
+    found = summary.summarise(stored_run.load(invented.store(directory, plan, records)), claims)
+    return {claim["id"]: claim for claim in found["claims"]} | {"aa": found["aa"]}
+
+
+def slow(label: str, factor: float) -> Change:
+    def change(record: dict[str, Any]) -> None:
+        if record["label"] == label and record["kind"] == "timed":
+            record["result"]["wall_seconds"] *= factor
+
+    return change
+
+
+def held(label: str, host: float, guest: float) -> Change:
+    def change(record: dict[str, Any]) -> None:
+        for counts in record.get("copies", {}).values() if record["label"] == label else ():
+            counts |= {
+                "host_pages": int(host * counts["accessed_pages"]),
+                "guest_pages": int(guest * counts["accessed_pages"]),
+            }
+
+    return change
+
+
+def test_every_claim_of_the_paper_has_a_verdict_and_a_reason(tmp_path: Path, claims: dict[str, Any]) -> None:
+    found = judged(tmp_path, claims)
+    for number in range(1, 10):
+        claim = found[f"C{number}"]
+        assert claim["verdict"] in ("supported", "refuted", "inconclusive")
+        assert claim["because"]
+
+
+def test_copies_decide_c3_for_every_mode_of_virtiofs_and_myfs(tmp_path: Path, claims: dict[str, Any]) -> None:
+    found = judged(tmp_path, claims, "tcg")
+    assert found["C3"]["verdict"] == "supported"
+    assert found["C3.virtiofs_never"]["verdict"] == "supported"
+    for mode in ("auto", "always"):
+        claim = found[f"C3.virtiofs_{mode}"]
+        assert claim["verdict"] == "refuted"
+        assert "plain virtiofs duplicates just as GFS does" in claim["because"]
+
+
+def test_a_second_copy_in_myfs_refutes_c3(tmp_path: Path, claims: dict[str, Any]) -> None:
+    assert judged(tmp_path, claims, change=held("myfs", 1, 1))["C3"]["verdict"] == "refuted"
+
+
+def test_times_under_tcg_are_inconclusive_with_that_reason(tmp_path: Path, claims: dict[str, Any]) -> None:
+    found = judged(tmp_path, claims, "tcg", change=slow("gfs", 10))
+    for claim in ("C1", "C2", "C4"):
+        assert found[claim]["verdict"] == "inconclusive"
+        assert "times under TCG are not claims" in found[claim]["because"]
+        assert "ratio" in found[claim]["numbers"][-1]
+
+
+def test_the_same_times_under_kvm_decide(tmp_path: Path, claims: dict[str, Any]) -> None:
+    found = judged(
+        tmp_path, claims, change=slow("gfs", 10), systems=["hfs", "gfs", "gfs_direct", "myfs", "virtiofs_auto"]
+    )
+    assert found["C1"]["verdict"] == "refuted"
+    assert found["C2"]["verdict"] == "supported"
+    assert found["C4"]["verdict"] == "supported"
+
+
+def test_an_effect_below_the_one_stated_beforehand_refutes(tmp_path: Path, claims: dict[str, Any]) -> None:
+    # gfs takes 1.0 s and myfs 0.6 s of invented time: 1.2 times as slow is real, and not "far slower".
+    found = judged(tmp_path, claims, change=slow("gfs", 0.72), systems=["hfs", "gfs", "myfs", "virtiofs_auto"])
+    assert found["C2"]["verdict"] == "refuted"
+    ratio = found["C2"]["numbers"][0]
+    assert 1.1 < ratio["low"] < ratio["high"] < 1.5
+
+
+def test_an_interval_across_the_bound_is_inconclusive(tmp_path: Path, claims: dict[str, Any]) -> None:
+    found = judged(
+        tmp_path, claims, change=slow("gfs", 0.9), systems=["hfs", "gfs", "myfs", "virtiofs_auto"], repeats=2
+    )
+    assert found["C2"]["verdict"] == "inconclusive"
+    assert "crosses the bound" in found["C2"]["because"]
+
+
+def test_one_boot_decides_nothing(tmp_path: Path, claims: dict[str, Any]) -> None:
+    found = judged(tmp_path, claims, repeats=1)
+    for claim in ("C1", "C2", "C3", "C6"):
+        assert found[claim]["verdict"] == "inconclusive"
+    assert "one boot has no interval" in found["C3"]["because"]
+    assert found["C3"]["numbers"][0]["ratio"] == 2.0
+
+
+def test_a_failed_aa_pair_leaves_everything_open(tmp_path: Path, claims: dict[str, Any]) -> None:
+    found = judged(tmp_path, claims, change=held("gfs_again", 1, 0.5))
+    assert found["aa"]["outcome"] == "distinguishable"
+    assert "gfs and gfs_again are the same system, yet differ" in found["aa"]["because"]
+    assert {found[f"C{number}"]["verdict"] for number in range(1, 10)} == {"inconclusive"}
+    assert "the A/A pair failed" in found["C3"]["because"]
+
+
+def test_times_alone_can_fail_the_aa_pair(tmp_path: Path, claims: dict[str, Any]) -> None:
+    found = judged(tmp_path, claims, change=slow("gfs_again", 1.5), repeats=6)
+    assert found["aa"]["outcome"] == "distinguishable"
+    assert found["C2"]["verdict"] == "inconclusive"
+
+
+def test_a_difference_too_small_to_matter_passes_the_aa_pair(tmp_path: Path, claims: dict[str, Any]) -> None:
+    found = judged(tmp_path, claims, change=held("gfs_again", 1, 1.01))
+    assert found["aa"]["outcome"] == "not distinguishable"
+
+
+def test_an_aa_pair_seldom_fails_by_chance(tmp_path: Path, claims: dict[str, Any]) -> None:
+    plan = invented.plan("kvm", systems=["gfs", {"system": "gfs", "label": "gfs_again"}], residency=["cat"])
+    failed = 0
+    for seed in range(60):
+        directory = invented.store(tmp_path / str(seed), plan, invented.records(plan, noise=0.2, seed=seed))
+        failed += summary.summarise(stored_run.load(directory), claims)["aa"]["outcome"] == "distinguishable"
+    assert failed <= 6
+
+
+def test_tuned_labels_are_no_aa_pair(tmp_path: Path, claims: dict[str, Any]) -> None:
+    plan = invented.plan("kvm", systems=["gfs", {"system": "gfs", "label": "gfs_again"}])
+    plan["labels"]["gfs_again"]["options"] = {"aio": "native"}
+    directory = invented.store(tmp_path, plan, invented.records(plan))
+    assert summary.summarise(stored_run.load(directory), claims)["aa"]["outcome"] == "absent"
+
+
+def test_c4_takes_gfs_direct_at_its_best(tmp_path: Path, claims: dict[str, Any]) -> None:
+    systems = ["gfs_direct", {"system": "gfs_direct", "label": "gfs_direct_tuned"}, "myfs"]
+    found = judged(tmp_path, claims, change=slow("gfs_direct_tuned", 0.2), systems=systems)
+    timed = found["C4"]["numbers"][1]
+    assert timed["of"] == "gfs_direct_tuned"
+    assert timed["ratio"] < 1
+
+
+def test_what_this_host_cannot_run_is_the_reason(tmp_path: Path, claims: dict[str, Any]) -> None:
+    plan, records = invented.golden_run()
+    found = summary.summarise(stored_run.load(invented.store(tmp_path, plan, records)), claims)
+    c3 = next(claim for claim in found["claims"] if claim["id"] == "C3")
+    assert c3["verdict"] == "inconclusive"
+    assert "myfs is unsupported here: vhost_user_shmem: invented: this QEMU cannot" in c3["because"]
+
+
+def test_hosts_that_disagree_do_not_support(tmp_path: Path, claims: dict[str, Any]) -> None:
+    plan = invented.plan("kvm", systems=EVERYTHING)
+    second = invented.records(plan, host="invented-second", change=held("myfs", 1, 1))
+    directory = invented.store(tmp_path, plan, invented.records(plan) + second)
+    found = {claim["id"]: claim for claim in summary.summarise(stored_run.load(directory), claims)["claims"]}
+    assert found["C3"]["verdict"] == "refuted"
+    assert {row["host"]: row["verdict"] for row in found["C3"]["numbers"] if row["decides"]} == {
+        "invented-host": "supported",
+        "invented-second": "refuted",
+    }
+
+
+@pytest.mark.parametrize(("blocks", "verdict"), [(20, "supported"), (8192, "refuted")])
+def test_c6_counts_what_crosses_the_guest_block_device(
+    tmp_path: Path, claims: dict[str, Any], blocks: int, verdict: str
+) -> None:
+    def change(record: dict[str, Any]) -> None:
+        if record["label"] == "myfs" and "io_path" in record:
+            record["io_path"]["guest"]["read_bytes"] = blocks * 4096
+
+    assert judged(tmp_path, claims, "tcg", change=change)["C6"]["verdict"] == verdict
