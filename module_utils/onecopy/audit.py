@@ -78,9 +78,7 @@ def audit(options: Options) -> dict[str, Any]:
         found, verdict = _guest(one, shares, users, sockets, options)
         guests.append(found)
         verdicts.append(verdict)
-        images.update(
-            {image["path"]: image["host_cached_bytes"] for image in found["images"] if "host_cached_bytes" in image}
-        )
+        images.update({image["path"]: image["host_cached_bytes"] for image in found["images"] if "host_cached_bytes" in image})
     host = audit_host.host()
     used = {daemon.process.pid for one in seen for daemon in one.daemons if daemon}
     return {
@@ -108,24 +106,24 @@ def _users(seen: list[_Seen]) -> dict[Any, int]:
     """How many guests use each image (by its file) and each shared directory (by its name)."""
     counts: dict[Any, int] = {}
     for one in seen:
-        mine = {image.opened.key for image in one.images if image.opened} | {
-            daemon.shared_dir for daemon in one.daemons if daemon
-        }
+        mine = {image.opened.key for image in one.images if image.opened} | {daemon.shared_dir for daemon in one.daemons if daemon}
         for key in mine:
             counts[key] = counts.get(key, 0) + 1
     return counts
 
 
-def _guest(
-    one: _Seen, shares: _Shares, users: dict[Any, int], sockets: list[procs.UnixSocket], options: Options
-) -> tuple[dict[str, Any], audit_judge.Verdict]:
+def _guest(one: _Seen, shares: _Shares, users: dict[Any, int], sockets: list[procs.UnixSocket], options: Options) -> tuple[dict[str, Any], audit_judge.Verdict]:
     guest, pid = one.guest, one.process.pid
-    found_images, sources = [], []
+    found_images = []
+    by_file: dict[Any, audit_judge.Source] = {}
     mounts = audit_host.file_systems(pid)
     for image in one.images:
         entry, source = _image(pid, image, mounts, users)
         found_images.append(entry)
-        sources.extend([source] if source else [])
+        key = image.opened.key if image.opened else image.name
+        if source and (key not in by_file or by_file[key].direct):
+            by_file[key] = source
+    sources = list(by_file.values())
     found_shares = []
     memory_paths = {path for backend in guest.backends if (path := backend.path)}
     mapped = audit_host.dax_mapped_bytes(one.maps, memory_paths) if guest.shares else 0
@@ -160,14 +158,10 @@ def _memory(one: _Seen, cache: audit_guest.GuestCache) -> tuple[audit_judge.Memo
     guest = one.guest
     pmem = {image.path for image in guest.pmem}
     backends = [backend for backend in guest.backends if backend.path is None or backend.path not in pmem]
-    backed = audit_host.backed_bytes(
-        [backend.size for backend in backends] or [guest.memory_bytes], one.maps, one.files
-    )
+    backed = audit_host.backed_bytes([backend.size for backend in backends] or [guest.memory_bytes], one.maps, one.files)
     total = max(guest.memory_bytes, sum(backend.size for backend in backends))
     balloon = guest.balloon
-    memory = audit_judge.Memory(
-        total, backed, cache.bytes, balloon is not None, bool(balloon and balloon.free_page_reporting)
-    )
+    memory = audit_judge.Memory(total, backed, cache.bytes, balloon is not None, bool(balloon and balloon.free_page_reporting))
     facts = _known(
         total_bytes=total,
         backed_bytes=backed,
@@ -178,9 +172,7 @@ def _memory(one: _Seen, cache: audit_guest.GuestCache) -> tuple[audit_judge.Memo
     return memory, facts
 
 
-def _image(
-    pid: int, image: audit_images.Image, mounts: dict[int, str], users: dict[Any, int]
-) -> tuple[dict[str, Any], audit_judge.Source | None]:
+def _image(pid: int, image: audit_images.Image, mounts: dict[int, str], users: dict[Any, int]) -> tuple[dict[str, Any], audit_judge.Source | None]:
     opened = image.opened
     entry = {
         "path": opened.name if opened else image.name,
@@ -191,15 +183,10 @@ def _image(
         **_known(format=image.format, device=image.device),
     }
     if opened is None:
-        entry["why_not"] = (
-            "no descriptor is open: data over a protocol of QEMU's own, or an empty drive; not in this host's page "
-            "cache"
-        )
+        entry["why_not"] = "no descriptor is open: data over a protocol of QEMU's own, or an empty drive; not in this host's page cache"
         return entry, None
     entry["guests"] = users[opened.key]
-    why_not = _UNSEEN_CACHES.get(mounts.get(opened.mount or -1, "")) or (
-        "a ZFS volume is kept in the ARC" if opened.name.startswith("/dev/zd") else None
-    )
+    why_not = _UNSEEN_CACHES.get(mounts.get(opened.mount or -1, "")) or ("a ZFS volume is kept in the ARC" if opened.name.startswith("/dev/zd") else None)
     cached: int | None = None
     if why_not is None:
         try:
@@ -232,9 +219,7 @@ class _Shares:
         self.said: list[str] = []
         if self.walk == "known_names" and not audit_cache.known_names_supported():
             self.walk = "none"
-            self.said.append(
-                "this kernel cannot list only names it has cached (Linux 5.12): trees of shares are not walked"
-            )
+            self.said.append("this kernel cannot list only names it has cached (Linux 5.12): trees of shares are not walked")
 
     def host_cached(self) -> int:
         return sum(tree.bytes for tree in self.trees.values())
@@ -242,9 +227,7 @@ class _Shares:
     def remarks(self) -> list[str]:
         return self.said
 
-    def share(
-        self, share: audit_cmdline.Share, daemon: procs.Daemon | None, mapped: int, users: dict[Any, int]
-    ) -> tuple[dict[str, Any], audit_judge.Source]:
+    def share(self, share: audit_cmdline.Share, daemon: procs.Daemon | None, mapped: int, users: dict[Any, int]) -> tuple[dict[str, Any], audit_judge.Source]:
         """One share of one guest: what was found, and what is to be judged."""
         entry: dict[str, Any] = {"device": share.device, **_known(socket=share.socket, tag=share.tag)}
         if daemon is None:
@@ -260,9 +243,7 @@ class _Shares:
         by_handle = daemon.inode_file_handles != "never"
         cached: int | None = held.bytes if held.complete and not by_handle else None
         if by_handle:
-            entry["why_not"] = (
-                "the daemon keeps file handles, not descriptors: which files the guest knows cannot be seen"
-            )
+            entry["why_not"] = "the daemon keeps file handles, not descriptors: which files the guest knows cannot be seen"
             if "tree" in entry and entry["tree"]["complete"] and self.walk == "everything":
                 cached = entry["host_cached_bytes"]
         dax = daemon.dax_window not in (None, "0")
@@ -271,9 +252,7 @@ class _Shares:
         caches = daemon.cache in _GUEST_CACHES or daemon.allow_mmap
         name = f"{daemon.kind} {daemon.shared_dir}"
         guests = users.get(daemon.shared_dir, 1)
-        return entry, audit_judge.Source(
-            "share", name, cached, guests, guest_caches=caches, dax=dax, mapped=mapped, outside_dax=outside
-        )
+        return entry, audit_judge.Source("share", name, cached, guests, guest_caches=caches, dax=dax, mapped=mapped, outside_dax=outside)
 
     def _held(self, daemon: procs.Daemon, below: int) -> audit_cache.Residency:
         """Files that the daemon keeps open for its guest; with ``below`` only those smaller than so many bytes."""
@@ -282,11 +261,7 @@ class _Shares:
 
     @staticmethod
     def _descriptors(daemon: procs.Daemon) -> Iterator[procs.OpenFile]:
-        return (
-            one
-            for one in procs.open_files(daemon.server)
-            if not one.is_block and not one.name.startswith(("/proc/", "/memfd:")) and one.fd > 2
-        )
+        return (one for one in procs.open_files(daemon.server) if not one.is_block and not one.name.startswith(("/proc/", "/memfd:")) and one.fd > 2)
 
     def _tree(self, daemon: procs.Daemon) -> audit_cache.Residency:
         root = procs.open_shared_dir(daemon)

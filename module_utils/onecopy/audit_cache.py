@@ -131,9 +131,7 @@ def of_tree(root: int, mode: WalkMode, deadline: Deadline) -> Residency:
     return _cut(total, deadline) if deadline.over else total
 
 
-def _walk(
-    directory: int, device: int, opener: Callable[[int, str, int], int], total: Residency, deadline: Deadline
-) -> Iterator[int]:
+def _walk(directory: int, device: int, opener: Callable[[int, str, int], int], total: Residency, deadline: Deadline) -> Iterator[int]:
     """Descriptors of the regular files below ``directory``, each open while it is looked at."""
     with os.scandir(directory) as listing:
         for entry in listing:
@@ -180,11 +178,11 @@ def known_names_supported() -> bool:
     root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.close(_open_known(root, "proc", os.O_DIRECTORY))
-        return True
     except OSError as error:
         return error.errno == errno.EAGAIN
     finally:
         os.close(root)
+    return True
 
 
 def _cut(total: Residency, deadline: Deadline) -> Residency:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ansible.module_utils.onecopy.audit_cmdline import Disk, Guest, Pmem
-from ansible.module_utils.onecopy.audit_processes import PROC, OpenFile
+from ansible.module_utils.onecopy.audit_processes import PROC, FileKey, OpenFile
 
 Role = Literal["disk", "backing", "pmem", "firmware", "unlisted"]
 SameFile = Callable[[str, OpenFile], bool]
@@ -48,25 +48,28 @@ def same_file(pid: int) -> SameFile:
 
 
 def images(guest: Guest, files: Iterable[OpenFile], same: SameFile) -> list[Image]:
-    """Every image that a guest uses, the named ones first, each file once."""
+    """Every image that a guest uses, the named ones first. A file that the command line names twice comes twice."""
     memory_paths = [backend.path for backend in guest.backends if backend.path]
     not_images = [path for path in (guest.pid_file, *memory_paths) if path]
     left = [one for one in files if _could_be_image(one)]
     found: list[Image] = []
+    used: set[FileKey] = set()
     for pmem in guest.pmem:
         opened = [one for one in left if same(pmem.path, one)]
-        left = [one for one in left if one not in opened]
+        used |= {one.key for one in opened}
         found.append(_of_pmem(pmem, opened))
     left = [one for one in left if not any(same(path, one) for path in not_images)]
     for disk in guest.disks:
         if disk.path is not None and disk.path.startswith("/dev/fdset/"):
             continue
         opened = [] if disk.path is None else [one for one in left if same(disk.path, one)]
-        left = [one for one in left if one not in opened]
-        found.append(_of_disk(disk, opened))
-    by_key: dict[tuple[int, int], list[OpenFile]] = {}
+        used |= {one.key for one in opened}
+        # A base may be open twice, as a backing file with O_DIRECT and as a disk without: to each what it asked for.
+        found.append(_of_disk(disk, [one for one in opened if one.direct == disk.direct] or opened))
+    by_key: dict[FileKey, list[OpenFile]] = {}
     for one in left:
-        by_key.setdefault(one.key, []).append(one)
+        if one.key not in used:
+            by_key.setdefault(one.key, []).append(one)
     found.extend(_unlisted(opened) for opened in by_key.values())
     return found
 
@@ -95,6 +98,4 @@ def _of_pmem(pmem: Pmem, opened: list[OpenFile]) -> Image:
 def _unlisted(opened: list[OpenFile]) -> Image:
     direct = all(one.direct for one in opened)
     read_only = not any(one.writable for one in opened)
-    return Image(
-        "unlisted", opened[0].name, "none" if direct else "writeback", direct, read_only, None, None, opened[0]
-    )
+    return Image("unlisted", opened[0].name, "none" if direct else "writeback", direct, read_only, None, None, opened[0])

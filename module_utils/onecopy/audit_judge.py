@@ -46,7 +46,6 @@ class Source:
     dax: bool = False
     mapped: int = 0
     outside_dax: int = 0
-    read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +73,7 @@ SETTINGS: Final[dict[SettingKey, Setting]] = {
             "base_dax",
             "base as virtio-pmem, DAX",
             "give the common base image to all its guests as virtio-pmem and mount it -o ro,dax",
-            "the base becomes read-only for good, a guest kernel with virtio-pmem and DAX is needed, small reads are "
-            "page faults",
+            "the base becomes read-only for good, a guest kernel with virtio-pmem and DAX is needed, small reads are page faults",
             ("gfs_shared_base", "gfs_pmem_dax"),
         ),
         Setting(
@@ -88,8 +86,7 @@ SETTINGS: Final[dict[SettingKey, Setting]] = {
         Setting(
             "share_no_guest_cache",
             "virtiofsd --cache never",
-            "virtiofsd --cache never for this share (a DAX window does the same without a request per read, for "
-            "guests that may alter the files)",
+            "virtiofsd --cache never for this share (a DAX window does the same without a request per read, for guests that may alter the files)",
             "every read of the guest becomes a request to the daemon; shared writable mmap fails",
             ("virtiofs_auto", "virtiofs_never"),
         ),
@@ -103,8 +100,7 @@ SETTINGS: Final[dict[SettingKey, Setting]] = {
         Setting(
             "drop_leftover",
             "drop its pages once",
-            "drop the image's pages from the host's cache once: dd of=IMAGE oflag=nocache conv=notrunc,fdatasync "
-            "count=0",
+            "drop the image's pages from the host's cache once: dd of=IMAGE oflag=nocache conv=notrunc,fdatasync count=0",
             "nothing: this guest reads with O_DIRECT and does not use them",
             ("gfs", "gfs_direct"),
         ),
@@ -173,32 +169,22 @@ def judge_source(source: Source) -> Finding:
         return _judge_share(source, cached)
     if cached == 0:
         return Finding(0, "the host caches no page of it", "none")
+    return _judge_image(source, cached)
+
+
+def _judge_image(source: Source, cached: int) -> Finding:
     if source.kind == "pmem":
-        return Finding(
-            cached,
-            "0 where the guest mounts it with -o dax, all of it where it does not: the host cannot see which",
-            "pmem_dax_mount",
-        )
+        return Finding(cached, "0 where the guest mounts it with -o dax, all of it where it does not: the host cannot see which", "pmem_dax_mount")
     if source.direct:
-        return Finding(
-            cached,
-            "left in the host's cache by something else: this guest reads with O_DIRECT and caches for itself",
-            "drop_leftover",
-        )
+        return Finding(cached, "left in the host's cache by something else: this guest reads with O_DIRECT and caches for itself", "drop_leftover")
     if source.guests > 1:
-        return Finding(
-            cached,
-            f"the host caches it once and each of {source.guests} guests may again: {source.guests} + 1 copies",
-            "base_dax",
-        )
+        return Finding(cached, f"the host caches it once and each of {source.guests} guests may again: {source.guests} + 1 copies", "base_dax")
     return Finding(cached, "the host caches the image and the guest caches what it reads from it", "image_direct")
 
 
 def _judge_share(source: Source, cached: int) -> Finding:
     if not source.guest_caches:
-        return Finding(
-            0, "the guest keeps no pages of this share, but for private mappings (programs run from it)", "none"
-        )
+        return Finding(0, "the guest keeps no pages of this share, but for private mappings (programs run from it)", "none")
     if source.dax and (source.mapped or cached == source.outside_dax):
         if source.outside_dax == 0:
             return Finding(0, "the guest maps the host's cache through the DAX window", "none")
@@ -231,9 +217,7 @@ def judge_guest(memory: Memory, sources: Sequence[Source]) -> Verdict:
         "guest_cache": memory.guest_cached,
         "guest_memory": memory.total if memory.backed is None else min(memory.backed, memory.total),
     }
-    limited_by, limit = min(
-        ((name, value) for name, value in limits.items() if value is not None), key=lambda item: item[1]
-    )
+    limited_by, limit = min(((name, value) for name, value in limits.items() if value is not None), key=lambda item: item[1])
     bound = limit if unknown else min(total, limit)
     largest = max(findings, key=lambda item: item[1].duplicated or 0, default=None)
     worth = max(WORTH_BYTES, int(memory.total * WORTH_OF_MEMORY))
@@ -242,9 +226,7 @@ def judge_guest(memory: Memory, sources: Sequence[Source]) -> Verdict:
         by = "guest_cache" if limited_by == "guest_cache" else "guest_memory"
     if largest and min(bound, largest[1].duplicated or 0) >= worth:
         source, finding = largest
-        return Verdict(
-            bound, by, not unknown, finding.remedy, source.name, finding.reason, min(bound, finding.duplicated or 0)
-        )
+        return Verdict(bound, by, not unknown, finding.remedy, source.name, finding.reason, min(bound, finding.duplicated or 0))
     if memory.backed is not None and memory.backed >= max(worth, memory.total // 2) and not memory.free_page_reporting:
         lacks = "its balloon does not report free pages" if memory.balloon else "it has no balloon"
         return Verdict(
@@ -256,9 +238,7 @@ def judge_guest(memory: Memory, sources: Sequence[Source]) -> Verdict:
             f"memory that the guest frees never comes back to the host: {lacks}",
             0,
         )
-    reason = (
-        f"what is not known: {', '.join(unknown)}" if unknown else "less is duplicated than a changed setting is worth"
-    )
+    reason = f"what is not known: {', '.join(unknown)}" if unknown else "less is duplicated than a changed setting is worth"
     return Verdict(bound, by, not unknown, "none", None, reason, 0)
 
 
@@ -289,25 +269,15 @@ def host_notes(
     """Remarks on host settings that bear on duplication; plain facts with their consequence."""
     notes = []
     if ksm_running and shared_memory_guests:
-        notes.append(
-            f"KSM runs, but {shared_memory_guests} of {guests} guests have shared memory, which KSM never merges"
-        )
+        notes.append(f"KSM runs, but {shared_memory_guests} of {guests} guests have shared memory, which KSM never merges")
     if ksm_running and not pages_sharing:
         notes.append("KSM runs and merges nothing: it costs scanning alone")
     if not ksm_running and pages_sharing:
         notes.append(f"KSM is stopped; {pages_sharing} pages stay merged until they are written")
     if ksm_running and pages_sharing:
-        notes.append(
-            "KSM merges guests' private memory with one another, never with the host's page cache: it does not lower "
-            "the bounds here"
-        )
+        notes.append("KSM merges guests' private memory with one another, never with the host's page cache: it does not lower the bounds here")
     if shmem_thp in ("always", "force"):
-        notes.append(
-            f"shmem_enabled={shmem_thp}: shared guest memory comes in 2 MiB pages, so backed memory overstates what "
-            f"guests use"
-        )
+        notes.append(f"shmem_enabled={shmem_thp}: shared guest memory comes in 2 MiB pages, so backed memory overstates what guests use")
     if thp == "always" and guests:
-        notes.append(
-            "THP is 'always': private guest memory comes in 2 MiB pages, so backed memory overstates what guests use"
-        )
+        notes.append("THP is 'always': private guest memory comes in 2 MiB pages, so backed memory overstates what guests use")
     return notes
