@@ -1,0 +1,201 @@
+"""The memory ledger: used, cache and free of every party, T = ΣU + ΣC + ΣF, and what a change leaves unexplained. All in bytes.
+
+A snapshot takes a few milliseconds, so that it can stand around every trial.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+PAGE_SIZE: Final = 4096
+REMAINDER_BYTES: Final = 8 << 20
+REMAINDER_SHARE: Final = 0.05
+_KSM: Final = ("pages_shared", "pages_sharing", "pages_unshared", "ksm_zero_pages", "full_scans")
+
+Snapshot = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """One guest: its QEMU, and its own /proc/meminfo in bytes where it was asked (the runner's ``memory``)."""
+
+    qemu_pid: int
+    meminfo: Mapping[str, int] | None = None
+
+
+def snapshot(guests: Sequence[Guest] = (), daemons: Sequence[int] = (), proc: Path = Path("/proc")) -> Snapshot:
+    """Every party now. ``host`` has the parts of MemTotal; ``guests`` and ``daemons`` are in the order given.
+
+    Raises FileNotFoundError or ProcessLookupError when a process is gone.
+    """
+    ksm = Path("/sys/kernel/mm/ksm")
+    return {
+        "host": host_parts(read_meminfo((proc / "meminfo").read_text("ascii")), free_in_cpu_lists((proc / "zoneinfo").read_text("ascii"))),
+        "ksm": {name: int((ksm / name).read_text("ascii")) for name in _KSM if (ksm / name).exists()},
+        "guests": [guest_parts(guest, proc) for guest in guests],
+        "daemons": [{"used_bytes": resident(proc / str(pid))["RssAnon"]} for pid in daemons],
+    }
+
+
+def ledger(taken: Snapshot) -> dict[str, Any]:
+    """The paper's table of one snapshot: ``total_bytes`` of the machine and used, cache and free by party, which add up to it.
+
+    A guest's free memory is what of it the host really backs; its cache is its own. The host's used excludes guests and daemons.
+    """
+    host = taken["host"]
+    parties: dict[str, Any] = {"guests": [], "qemu": [], "daemons": list(taken["daemons"])}
+    for guest in taken["guests"]:
+        cache, free = guest.get("cache_bytes", 0), guest.get("free_bytes", 0)
+        free_backed = max(0, min(free, guest["backed_bytes"] - cache))
+        used = guest["backed_bytes"] - cache - free_backed
+        parties["guests"].append({"used_bytes": used, "cache_bytes": cache, "free_bytes": free_backed})
+        parties["qemu"].append({"used_bytes": guest["qemu_bytes"]})
+    others = sum(sum(party.values()) for kind in parties.values() for party in kind)
+    used = host["total_bytes"] - host["cache_bytes"] - host["free_bytes"] - others + _merged(taken)
+    parties["host"] = {"used_bytes": used, "cache_bytes": host["cache_bytes"], "free_bytes": host["free_bytes"]}
+    return {"total_bytes": host["total_bytes"], "merged_bytes": _merged(taken), **parties}
+
+
+def difference(before: Snapshot, after: Snapshot) -> dict[str, int]:
+    """What became of the host's memory between two snapshots of the same parties, each part by a counter of its own.
+
+    ``remainder_bytes`` = ``used_and_cache_bytes`` (by the free lists) - the sum of the parts: what nobody accounts for.
+    ``others_bytes`` are anonymous and shared pages of processes that are no party here.
+    """
+    host = {name: after["host"][name] - before["host"][name] for name in after["host"]}
+    parts = {
+        "cache_bytes": host["cache_bytes"],
+        "kernel_bytes": host["kernel_bytes"],
+        "guest_memory_bytes": _sum(after["guests"], "backed_bytes") - _sum(before["guests"], "backed_bytes"),
+        "qemu_bytes": _sum(after["guests"], "qemu_bytes") - _sum(before["guests"], "qemu_bytes"),
+        "daemon_bytes": _sum(after["daemons"], "used_bytes") - _sum(before["daemons"], "used_bytes"),
+        # Every process counts a merged page as its own: what merging saved must go off once.
+        "merged_bytes": _merged(before) - _merged(after),
+    }
+    processes = sum(parts[name] for name in ("guest_memory_bytes", "qemu_bytes", "daemon_bytes", "merged_bytes"))
+    parts["others_bytes"] = host["process_bytes"] - processes
+    change = -host["free_bytes"]
+    return {"used_and_cache_bytes": change, **parts, "remainder_bytes": change - sum(parts.values())}
+
+
+def is_closed(change: Mapping[str, int], dataset_bytes: int) -> bool:
+    """Whether the unexplained remainder is at most 8 MiB or 5 % of the data set, whichever is more."""
+    return abs(change["remainder_bytes"]) <= max(REMAINDER_BYTES, REMAINDER_SHARE * dataset_bytes)
+
+
+def read_meminfo(text: str) -> dict[str, int]:
+    """/proc/meminfo in bytes; counts that are no sizes (HugePages_Total) are left out."""
+    words = (line.split() for line in text.splitlines())
+    return {word[0].rstrip(":"): int(word[1]) * 1024 for word in words if word[2:] == ["kB"]}
+
+
+def free_in_cpu_lists(zoneinfo: str) -> int:
+    """Free bytes in the CPUs' own lists: MemFree does not count them, and since Linux 6.7 they grow to hundreds of MiB."""
+    words = (line.split() for line in zoneinfo.splitlines())
+    return sum(int(word[1]) for word in words if len(word) == 2 and word[0] == "count:") * PAGE_SIZE
+
+
+def host_parts(meminfo: Mapping[str, int], cpu_lists_bytes: int) -> dict[str, int]:
+    """Parts of a machine's memory: ``total``, ``free``, ``cache`` (page cache and reclaimable slab), ``process`` (anonymous, shared), ``kernel``."""
+    shmem = meminfo["Shmem"]
+    kernel = ("SUnreclaim", "PageTables", "SecPageTables", "Percpu", "VmallocUsed", "Hugetlb", "Bounce", "WritebackTmp", "Balloon")
+    return {
+        "total_bytes": meminfo["MemTotal"],
+        "free_bytes": meminfo["MemFree"] + cpu_lists_bytes,
+        "cache_bytes": _cache(meminfo),
+        "page_cache_bytes": meminfo["Cached"] - shmem + meminfo["Buffers"],
+        "process_bytes": meminfo["AnonPages"] + shmem,
+        # Kernel stacks are in VmallocUsed; KReclaimable holds more than slabs.
+        "kernel_bytes": sum(meminfo.get(name, 0) for name in kernel),
+        "available_bytes": meminfo["MemAvailable"],
+        "swap_used_bytes": meminfo["SwapTotal"] - meminfo["SwapFree"],
+    }
+
+
+def guest_parts(guest: Guest, proc: Path = Path("/proc")) -> dict[str, int]:
+    """One guest: ``backed_bytes`` of its memory that the host really holds, ``qemu_bytes`` apart from it, and its own view where it was asked."""
+    directory = proc / str(guest.qemu_pid)
+    anonymous = resident(directory)["RssAnon"]
+    backed = _memfd_bytes(directory)
+    if backed is None:
+        # Private memory is part of QEMU's anonymous memory.
+        backed = largest_anonymous((directory / "smaps").read_text("utf-8", "replace"))
+        anonymous -= backed
+    parts = {"backed_bytes": backed, "qemu_bytes": anonymous}
+    if guest.meminfo is not None:
+        parts |= {
+            "total_bytes": guest.meminfo["MemTotal"],
+            "free_bytes": guest.meminfo["MemFree"],
+            "cache_bytes": _cache(guest.meminfo),
+        }
+    return parts
+
+
+def resident(process: Path) -> dict[str, int]:
+    """RssAnon, RssFile and RssShmem of a process. Not Rss: that counts pages of DAX windows, and shared memory in every process."""
+    words = (line.split() for line in (process / "status").read_text("utf-8", "replace").splitlines())
+    return {word[0].rstrip(":"): int(word[1]) * 1024 for word in words if word and word[0] in ("RssAnon:", "RssFile:", "RssShmem:")}
+
+
+def largest_anonymous(smaps: str) -> int:
+    """Resident bytes of a process's largest mapping without a file: guest memory, where that is private."""
+    largest = found = 0
+    candidate = False
+    for line in smaps.splitlines():
+        words = line.split()
+        if "-" in words[0] and not words[0].endswith(":"):
+            candidate = len(words) < 6 or words[5].startswith("[anon")
+        elif candidate and words[0] == "Size:":
+            candidate = int(words[1]) > largest
+            largest = max(largest, int(words[1]))
+        elif candidate and words[0] == "Rss:":
+            found = int(words[1]) * 1024
+    return found
+
+
+def cgroup_memory(pid: int, proc: Path = Path("/proc"), root: Path = Path("/sys/fs/cgroup")) -> dict[str, Any] | None:
+    """``path`` and chosen fields of memory.stat of a process's cgroup (v2, or v1's memory controller); None where there is none.
+
+    To be shown, never summed: shared pages are charged to whoever touched them first.
+    """
+    group: Path | None = None
+    for line in (proc / str(pid) / "cgroup").read_text("utf-8").splitlines():
+        _, controllers, path = line.split(":", 2)
+        base = root / "memory" if "memory" in controllers.split(",") else root if not controllers else None
+        if base is not None and (base / path.lstrip("/") / "memory.stat").exists():
+            group = base / path.lstrip("/")
+    if group is None:
+        return None
+    stat = dict(line.split() for line in (group / "memory.stat").read_text("ascii").splitlines())
+    names = ("anon", "rss", "file", "cache", "shmem", "kernel", "sock", "mapped_file", "file_mapped")
+    return {"path": str(group), **{f"{name}_bytes": int(stat[name]) for name in names if name in stat}}
+
+
+def _cache(meminfo: Mapping[str, int]) -> int:
+    return meminfo["Cached"] - meminfo["Shmem"] + meminfo["Buffers"] + meminfo.get("KReclaimable", meminfo["SReclaimable"])
+
+
+def _merged(taken: Snapshot) -> int:
+    return int(taken["ksm"].get("pages_sharing", 0)) * PAGE_SIZE
+
+
+def _sum(parties: Sequence[Mapping[str, int]], name: str) -> int:
+    return sum(party[name] for party in parties)
+
+
+def _memfd_bytes(process: Path) -> int | None:
+    """Allocated bytes of the memfds that a QEMU keeps guest memory in; None where it keeps none."""
+    backed: dict[int, int] = {}
+    for name in os.listdir(process / "fd"):
+        path = process / "fd" / name
+        try:
+            if os.readlink(path).startswith("/memfd:memory-backend"):
+                status = os.stat(path)
+                backed[status.st_ino] = status.st_blocks * 512
+        except FileNotFoundError:
+            continue
+    return sum(backed.values()) if backed else None

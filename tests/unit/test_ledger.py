@@ -1,0 +1,195 @@
+"""The memory ledger: on this kernel, on processes made for it, and on figures made by hand."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.onecopy import cachestat, ledger
+
+MIB = 1 << 20
+SIZE = 48 * MIB
+Run = Callable[..., dict[str, Any]]
+MEMINFO = """\
+MemTotal:        1000 kB
+MemFree:          300 kB
+MemAvailable:     500 kB
+Buffers:           10 kB
+Cached:           250 kB
+SwapTotal:          0 kB
+SwapFree:           0 kB
+AnonPages:        200 kB
+Shmem:             50 kB
+KReclaimable:      30 kB
+SReclaimable:      20 kB
+SUnreclaim:        40 kB
+KernelStack:        5 kB
+PageTables:         6 kB
+Percpu:             7 kB
+VmallocUsed:        8 kB
+HugePages_Total:    3
+"""
+# A QEMU in what matters here: guest memory in a memfd of QEMU's name, or in a private mapping, and memory of its own.
+QEMU = """
+import mmap, os, sys
+kind, size = sys.argv[1], int(sys.argv[2])
+if kind == "memfd":
+    fd = os.memfd_create("memory-backend-memfd"); os.ftruncate(fd, 4 * size); ram = mmap.mmap(fd, 4 * size)
+else:
+    ram = mmap.mmap(-1, 4 * size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+def touch():
+    for offset in range(0, size, 4096): ram[offset] = 1
+print("ready", flush=True)
+for line in sys.stdin:
+    touch(); print("touched", flush=True)
+"""
+
+
+@pytest.fixture(params=["memfd", "private"])
+def qemu(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", QEMU, request.param, str(SIZE)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.kill()
+
+
+def _touch(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("touch\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "touched\n"
+
+
+def test_meminfo_is_split_into_parts_that_do_not_overlap() -> None:
+    parts = ledger.host_parts(ledger.read_meminfo(MEMINFO), 2048)
+    assert parts == {
+        "total_bytes": 1000 * 1024,
+        "free_bytes": 302 * 1024,
+        "cache_bytes": (250 - 50 + 10 + 30) * 1024,
+        "page_cache_bytes": (250 - 50 + 10) * 1024,
+        "process_bytes": 250 * 1024,
+        "kernel_bytes": (40 + 6 + 7 + 8) * 1024,
+        "available_bytes": 500 * 1024,
+        "swap_used_bytes": 0,
+    }
+
+
+def test_free_pages_in_the_cpus_lists_are_found() -> None:
+    text = "Node 0, zone Normal\n  pages free 77\n  pagesets\n    cpu: 0\n              count:    4356\n              high:     26619\n"
+    text += "    cpu: 1\n              count:    8796\n  vm stats threshold: 36\n"
+    assert ledger.free_in_cpu_lists(text) == (4356 + 8796) * 4096
+
+
+def test_what_is_backed_of_a_guest_is_told_from_qemus_own(qemu: subprocess.Popen[str]) -> None:
+    before = ledger.guest_parts(ledger.Guest(qemu.pid))
+    _touch(qemu)
+    after = ledger.guest_parts(ledger.Guest(qemu.pid))
+    assert before["backed_bytes"] < MIB
+    assert SIZE <= after["backed_bytes"] < SIZE + 4 * MIB  # huge pages may round up
+    assert abs(after["qemu_bytes"] - before["qemu_bytes"]) < MIB
+
+
+def test_a_change_is_explained_but_for_a_small_remainder(qemu: subprocess.Popen[str], disk_path: Path) -> None:
+    (disk_path / "file").write_bytes(os.urandom(SIZE))
+    descriptor = os.open(disk_path / "file", os.O_RDWR)
+    cachestat.evict(descriptor)
+    guest = ledger.Guest(qemu.pid)
+    before = ledger.snapshot([guest], [os.getpid()])
+    _touch(qemu)
+    cachestat.prefetch(descriptor)
+    own = mmap.mmap(-1, SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    own.write(b"x" * SIZE)
+    change = ledger.difference(before, ledger.snapshot([guest], [os.getpid()]))
+    own.close()
+    os.close(descriptor)
+    assert change["guest_memory_bytes"] >= SIZE
+    assert abs(change["daemon_bytes"] - SIZE) < 4 * MIB
+    parts = sum(value for name, value in change.items() if name not in ("used_and_cache_bytes", "remainder_bytes"))
+    assert parts + change["remainder_bytes"] == change["used_and_cache_bytes"]
+    assert ledger.is_closed(change, SIZE), change
+
+
+def test_the_parties_of_one_snapshot_add_up_to_the_machine(qemu: subprocess.Popen[str]) -> None:
+    _touch(qemu)
+    meminfo = {"MemTotal": 4 * SIZE, "MemFree": 3 * SIZE, "Cached": 20 * MIB, "Shmem": MIB, "Buffers": MIB, "SReclaimable": 0}
+    table = ledger.ledger(ledger.snapshot([ledger.Guest(qemu.pid, meminfo)], [os.getpid()]))
+    guest = table["guests"][0]
+    assert guest["cache_bytes"] == 20 * MIB
+    assert guest["free_bytes"] >= SIZE - 20 * MIB  # of 3 * SIZE that the guest calls free
+    parties = [table["host"], *table["guests"], *table["qemu"], *table["daemons"]]
+    assert sum(sum(party.values()) for party in parties) - table["merged_bytes"] == table["total_bytes"]
+    assert min(value for party in parties for value in party.values()) >= 0
+
+
+def _taken(free: int, process: int, backed: int, merged_pages: int) -> ledger.Snapshot:
+    host = {"total_bytes": 10**9, "free_bytes": free, "cache_bytes": 0, "process_bytes": process, "kernel_bytes": 0}
+    return {"host": host, "ksm": {"pages_sharing": merged_pages}, "guests": [{"backed_bytes": backed, "qemu_bytes": 0}], "daemons": []}
+
+
+def test_merged_pages_are_taken_off_once() -> None:
+    before = _taken(free=500 * MIB, process=200 * MIB, backed=200 * MIB, merged_pages=0)
+    after = _taken(free=600 * MIB, process=100 * MIB, backed=200 * MIB, merged_pages=100 * 256)
+    change = ledger.difference(before, after)
+    assert (change["merged_bytes"], change["others_bytes"], change["remainder_bytes"]) == (-100 * MIB, 0, 0)
+
+
+@pytest.mark.parametrize(("remainder", "dataset", "closed"), [(8, 0, True), (-9, 0, False), (10, 200, True), (-11, 200, False)])
+def test_the_remainder_has_a_limit(remainder: int, dataset: int, closed: bool) -> None:
+    assert ledger.is_closed({"remainder_bytes": remainder * MIB}, dataset * MIB) is closed
+
+
+def test_private_guest_memory_is_the_largest_mapping_without_a_file() -> None:
+    text = (
+        "7f00-7fff rw-p 00000000 00:00 0 \nSize:  1000 kB\nRss:  300 kB\nVmFlags: rd wr mg \n"
+        "8f00-8fff r--s 00000000 fe:00 12   /image with spaces\nSize:  9000 kB\nRss:  9000 kB\n"
+        "9f00-9fff rw-p 00000000 00:00 0   [heap]\nSize:  2000 kB\nRss:  2000 kB\n"
+        "af00-afff rw-p 00000000 00:00 0   [anon: guest]\nSize:  1500 kB\nRss:  400 kB\n"
+    )
+    assert ledger.largest_anonymous(text) == 400 * 1024
+
+
+@pytest.mark.parametrize(
+    ("membership", "stat", "expected"),
+    [
+        ("0::/a.slice\n", "a.slice", {"anon_bytes": 5, "file_bytes": 7}),
+        ("4:cpu,memory:/a\n0::/\n", "memory/a", {"anon_bytes": 5, "file_bytes": 7}),
+        ("0::/elsewhere\n", "a.slice", None),
+    ],
+)
+def test_the_cgroup_is_found_in_both_layouts(
+    tmp_path: Path, membership: str, stat: str, expected: dict[str, int] | None
+) -> None:
+    (tmp_path / "proc" / "7").mkdir(parents=True)
+    (tmp_path / "proc" / "7" / "cgroup").write_text(membership)
+    (tmp_path / "cgroup" / stat).mkdir(parents=True)
+    (tmp_path / "cgroup" / stat / "memory.stat").write_text("anon 5\nfile 7\npgfault 9\n")
+    found = ledger.cgroup_memory(7, tmp_path / "proc", tmp_path / "cgroup")
+    assert found == (None if expected is None else {"path": str(tmp_path / "cgroup" / stat), **expected})
+
+
+def test_the_module_tells_the_change_since_an_earlier_call(run_module: Run, qemu: subprocess.Popen[str]) -> None:
+    parties = {"guests": [{"qemu_pid": qemu.pid}], "daemons": [os.getpid()]}
+    before = run_module("memory_ledger_info", **parties)
+    assert "change" not in before
+    _touch(qemu)
+    after = run_module("memory_ledger_info", before=before["snapshot"], dataset_bytes=SIZE, **parties)
+    assert after["changed"] is False
+    assert after["change"]["guest_memory_bytes"] >= SIZE
+    assert after["is_closed"] is True
+
+
+def test_a_process_that_is_gone_and_a_foreign_snapshot_are_refused(run_module: Run) -> None:
+    result = run_module("memory_ledger_info", daemons=[2**22 - 1])
+    assert "no such process" in result["msg"]
+    result = run_module("memory_ledger_info", before={"host": {}})
+    assert "before is not the snapshot of an earlier call" in result["msg"]
