@@ -204,7 +204,6 @@ def _image(pid: int, image: audit_images.Image, mounts: dict[int, str], users: d
         cached,
         entry["guests"],
         direct=image.direct,
-        read_only=image.read_only,
     )
     return entry, source
 
