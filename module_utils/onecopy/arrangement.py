@@ -144,7 +144,7 @@ def daemon_argv(arrangement: Arrangement, paths: HostPaths) -> list[str]:
         assert system.virtiofs_cache
         binary = daemon.find_virtiofsd()
         known = daemon.virtiofsd_options(binary)
-        return daemon.virtiofsd_argv(binary, known, arrangement.share, arrangement.daemon_socket, system.virtiofs_cache, USER)
+        return daemon.virtiofsd_argv(binary, known, arrangement.share, arrangement.daemon_socket, system.virtiofs_cache)
     return daemon.hostfsd_argv(
         paths.state / "hostfsd.pyz",
         arrangement.share,

@@ -37,14 +37,13 @@ def virtiofsd_options(binary: Path) -> frozenset[str]:
     return parse_options(run([str(binary), "--help"], timeout_seconds=10))
 
 
-def virtiofsd_argv(binary: Path, options: Collection[str], shared: Path, socket: Path, cache: VirtiofsCache, socket_group: str = "") -> list[str]:
+def virtiofsd_argv(binary: Path, options: Collection[str], shared: Path, socket: Path, cache: VirtiofsCache) -> list[str]:
     """The exact command line. Raises DaemonError when an option without which the figures would mislead is missing."""
     missing = [option for option in _REQUIRED if option not in options]
     if missing:
         raise DaemonError(f"{binary} has no {', '.join(missing)}")
     argv = [str(binary), "--socket-path", str(socket), "--shared-dir", str(shared), "--cache", cache]
     wanted = {
-        "--socket-group": socket_group,
         "--sandbox": "namespace",
         "--inode-file-handles": "never",
         "--thread-pool-size": "0",
@@ -53,7 +52,7 @@ def virtiofsd_argv(binary: Path, options: Collection[str], shared: Path, socket:
         "--log-level": "warn",
     }
     for option, value in wanted.items():
-        if option in options and value:
+        if option in options:
             argv += [f"{option}={value}"]
     return argv
 

@@ -203,6 +203,7 @@ def _start(plan: Arrangement, paths: HostPaths) -> Boot:
     """Lay everything out and start the units."""
     user = pwd.getpwnam(arrangement.USER)
     plan.directory.mkdir(parents=True)
+    plan.directory.chmod(0o700)
     os.chown(plan.directory, user.pw_uid, user.pw_gid)
     commands: dict[str, list[str]] = {}
     texts: dict[str, str] = {}
@@ -231,6 +232,8 @@ def _start(plan: Arrangement, paths: HostPaths) -> Boot:
     if plan.daemon_unit:
         units.start(plan.daemon_unit)
         _wait_for(plan.daemon_socket, plan, 10)
+        # The daemon is root, QEMU is not.
+        os.chown(plan.daemon_socket, user.pw_uid, user.pw_gid)
     units.start(plan.unit)
     return booted
 
@@ -285,17 +288,21 @@ def _diagnose(plan: Arrangement) -> tuple[str, str]:
     if plan.daemon_unit:
         daemon = units.state(plan.daemon_unit)
         if not daemon.is_running and (guest.is_running or guest.stopped_at is None or (daemon.stopped_at or 0) <= guest.stopped_at):
-            return "daemon_died", f"{plan.daemon_unit}: {daemon.result}, status {daemon.exit_status}"
+            said = units.last_words(plan.daemon_unit)
+            return "daemon_died", f"{plan.daemon_unit}: {daemon.result}, status {daemon.exit_status}; last words: {said}"
     reason = "guest_died" if plan.guest else "runner_lost"
-    return reason, f"{plan.unit}: {guest.result}, status {guest.exit_status}; {_last_line(plan.console)}"
+    said = _last_line(plan.console) or f"last words: {units.last_words(plan.unit)}"
+    return reason, f"{plan.unit}: {guest.result}, status {guest.exit_status}; {said}"
 
 
 def _last_line(console: Path) -> str:
+    """The console's last line; of a kernel that panicked, the line that says why; empty where nothing was said."""
     try:
         lines = [line.strip() for line in console.read_text(errors="replace").splitlines() if line.strip()]
     except FileNotFoundError:
-        return "no console"
-    return f"console: {lines[-1][:200]}" if lines else "the console is empty"
+        return ""
+    telling = [line for line in lines if "panic" in line or "onecopy:" in line] or lines
+    return f"console: {telling[-1][:200]}" if telling else ""
 
 
 def _clear(name: str, scratch_image: Path | None) -> None:
@@ -309,7 +316,8 @@ def _clear(name: str, scratch_image: Path | None) -> None:
     units.remove(units.installed(all_units))
     if os.path.ismount(here / "root"):
         run(["umount", str(here / "root")])
-    shutil.rmtree(here, ignore_errors=False) if here.exists() else None
+    if here.exists():
+        shutil.rmtree(here)
     if scratch_image is not None:
         scratch_image.unlink(missing_ok=True)
 
