@@ -6,6 +6,7 @@ Exit status: 0 the guest's QEMU has gone, or SIGTERM; 1 something failed while s
 
 import argparse
 import contextlib
+import gc
 import os
 import re
 import resource
@@ -100,6 +101,9 @@ def main(argv: list[str] | None = None) -> int:
         export = Export(root, policy, window, Credentials(kept))
     except OSError as error:
         return _fail(f"cannot confine itself to {args.shared_dir}: {error.strerror}; --sandbox none does without")
+    # Nothing here depends on the collector: cycles are broken by hand, and its runs would be pauses.
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
     return _serve(args, listener, stats_listener, export, limit)
 
 

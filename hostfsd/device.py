@@ -198,8 +198,9 @@ class Device:
         ring = Virtqueue(
             self._memory, queue.size, queue.addresses, queue.base, bool(self._features & vu.FEATURE_EVENT_IDX)
         )
-        name = f"queue{self.queues.index(queue)}"
-        queue.worker = Worker(name, ring, queue.kick, queue.call, self._session.serve, queue.counters)
+        index = self.queues.index(queue)
+        serve = self._session.serve
+        queue.worker = Worker(f"queue {index}", ring, queue.kick, queue.call, serve, queue.counters, index > 0)
 
     def _stop(self, queue: Queue) -> None:
         if queue.worker:

@@ -67,6 +67,8 @@ class Export:
                 self._closed(inode)
                 raise
         answer = self._dir_flags if inode.kind == stat.S_IFDIR else self._file_flags
+        if not file.writable:
+            answer |= fuse.FOPEN_NOFLUSH  # saves one request of four when a small file is read
         return fuse.OPEN_OUT.pack(self.files.add(file), answer, 0)
 
     def released(self, handle: int) -> None:

@@ -81,7 +81,7 @@ HAS_INODE_DAX = 1 << 1  # of the second flag word
 PAGE_SHIFT = 12
 
 # answers to OPEN
-FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_CACHE_DIR = 1 << 0, 1 << 1, 1 << 3
+FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_CACHE_DIR, FOPEN_NOFLUSH = 1 << 0, 1 << 1, 1 << 3, 1 << 5
 
 ATTR_DAX = 1 << 1
 

@@ -14,11 +14,16 @@ class Request:
 
     def __init__(self, chain: Chain) -> None:
         readable = chain.readable
-        total = sum(map(len, readable))
-        if total < _HEADER:
-            raise BadChain(f"request of {total} bytes")
-        first = bytes(readable[0][:_HEADER]) if len(readable[0]) >= _HEADER else _head(readable, _HEADER)
-        length, self.op, self.unique, self.node, self.uid, self.gid, _, _, _ = fuse.IN_HEADER.unpack(first)
+        if len(readable) == 2 and len(readable[0]) == _HEADER and len(readable[1]) <= fuse.MAX_ARGUMENTS:
+            message = b"".join(readable)  # nearly every request: header and arguments
+            total = len(message)
+        else:
+            message = b""
+            total = sum(map(len, readable))
+            if total < _HEADER:
+                raise BadChain(f"request of {total} bytes")
+        first = message or _head(readable, _HEADER)
+        length, self.op, self.unique, self.node, self.uid, self.gid, _, _, _ = fuse.IN_HEADER.unpack_from(first)
         if length != total:
             raise BadChain(f"request says {length} bytes and has {total}")
         self.space = chain.writable
@@ -30,8 +35,8 @@ class Request:
             self.arguments = b""
         elif total > fuse.MAX_ARGUMENTS:
             raise BadChain(f"request of {total} bytes")
-        elif len(readable) == 2 and len(readable[0]) == _HEADER:
-            self.arguments = bytes(readable[1])
+        elif message:
+            self.arguments = message[_HEADER:]
         else:
             self.arguments = b"".join(readable)[_HEADER:]
 

@@ -24,8 +24,10 @@ class Chain:
 
     __slots__ = ("head", "readable", "writable")
 
-    def __init__(self, head: int, readable: list[memoryview], writable: list[memoryview]) -> None:
-        self.head, self.readable, self.writable = head, readable, writable
+    def __init__(self, head: int) -> None:
+        self.head = head
+        self.readable: list[memoryview] = []
+        self.writable: list[memoryview] = []
 
 
 class Virtqueue:
@@ -53,8 +55,8 @@ class Virtqueue:
 
     def _barrier(self) -> None:
         # A store must be seen before the following load: taking a lock is a full barrier on x86.
-        with self._fence:
-            pass
+        self._fence.acquire()
+        self._fence.release()
 
     def pending(self) -> bool:
         """Say whether the guest has made another chain available."""
@@ -76,46 +78,46 @@ class Virtqueue:
 
     def chain(self, head: int) -> Chain:
         """Walk a chain. Raises BadChain."""
-        table: memoryview = self._descriptors
-        count = self.size
-        index = head
-        readable: list[memoryview] = []
-        writable: list[memoryview] = []
-        slices = self.memory.slices
-        steps = 0
-        while True:
-            if index >= count or steps >= MAX_SIZE:
-                raise BadChain("descriptor out of the table, or a loop")
-            address, length, flags, following = _DESC.unpack_from(table, 16 * index)
-            steps += 1
-            try:
+        chain = Chain(head)
+        table: memoryview | bytes = self._descriptors
+        index, count = head, self.size
+        slices, writable = self.memory.slices, chain.writable
+        try:
+            for _ in range(MAX_SIZE):
+                if index >= count:
+                    raise BadChain("descriptor out of the table")
+                address, length, flags, following = _DESC.unpack_from(table, 16 * index)
                 if flags & _INDIRECT:
                     if table is not self._descriptors or flags & _NEXT or not length or length % 16:
                         raise BadChain("bad indirect table")
                     # Copied once, so that the walk sees one version of it.
-                    table = memoryview(b"".join(slices(address, min(length, 16 * MAX_SIZE))))
-                    count, index = len(table) // 16, 0
+                    table = b"".join(slices(address, min(length, 16 * MAX_SIZE)))
+                    index, count = 0, len(table) // 16
                     continue
                 if flags & _WRITE:
                     writable += slices(address, length)
                 elif writable:
                     raise BadChain("readable descriptor after a writable one")
                 else:
-                    readable += slices(address, length)
-            except BadAddress as error:
-                raise BadChain(str(error)) from None
-            if not flags & _NEXT:
-                return Chain(head, readable, writable)
-            index = following
+                    chain.readable += slices(address, length)
+                if not flags & _NEXT:
+                    return chain
+                index = following
+        except BadAddress as error:
+            raise BadChain(str(error)) from None
+        raise BadChain("a loop of descriptors")
 
-    def complete(self, head: int, written: int) -> bool:
-        """Return the chain last peeked at as used, with `written` bytes; True when the guest wants an interrupt."""
+    def complete(self, head: int, written: int) -> None:
+        """Return the chain last peeked at as used, with `written` bytes."""
         self.next_available = (self.next_available + 1) & 0xFFFF
-        slot = 2 * (self.next_used & self.mask)
+        used = self.next_used
+        slot = 2 * (used & self.mask)
         self._used_ring[slot] = head
         self._used_ring[slot + 1] = written
-        self.next_used = (self.next_used + 1) & 0xFFFF
-        self._used_header[1] = self.next_used
+        self.next_used = self._used_header[1] = (used + 1) & 0xFFFF
+
+    def wants_signal(self) -> bool:
+        """Say whether the guest wants an interrupt for what was completed since this was last asked."""
         self._barrier()
         if not self.event_index:
             return not self._available[0] & _NO_INTERRUPT

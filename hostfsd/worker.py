@@ -1,6 +1,5 @@
 """One thread per virtqueue: takes requests, has them served, signals the guest."""
 
-import contextlib
 import os
 import select
 import sys
@@ -16,9 +15,15 @@ Serve = Callable[[Chain, Counters], int]
 
 
 class Worker:
-    """Serves one queue until `stop`. The kick descriptor is shared with QEMU: its flags are never touched."""
+    """Serves one queue until `stop`. The kick descriptor is shared with QEMU: its flags are never touched.
 
-    def __init__(self, name: str, queue: Virtqueue, kick: int, call: int, serve: Serve, counters: Counters) -> None:
+    A `prompt` worker signals after every request; another one when nothing is left to serve (nobody waits for a FORGET).
+    """
+
+    def __init__(
+        self, name: str, queue: Virtqueue, kick: int, call: int, serve: Serve, counters: Counters, prompt: bool
+    ) -> None:
+        self._prompt = prompt
         self.queue = queue
         self.call = call
         self._kick = kick
@@ -38,25 +43,21 @@ class Worker:
         return self.queue.next_available
 
     def _run(self) -> None:
-        poller = select.poll()
-        poller.register(self._kick, select.POLLIN)
-        poller.register(self._stop, select.POLLIN)
-        try:
-            while not self._stopping:
-                if not self._drain():
-                    for fd, _ in poller.poll():
-                        if fd == self._kick:
-                            self._clear_kick()
-        except BadChain as error:
-            print(f"hostfsd: {self._thread.name} is broken by the guest: {error}", file=sys.stderr, flush=True)
-
-    def _clear_kick(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._kick)
+        # Edge-triggered: every kick wakes, none has to be read, so that a request costs one system call less.
+        with select.epoll() as poller:
+            poller.register(self._kick, select.EPOLLIN | select.EPOLLET)
+            poller.register(self._stop, select.EPOLLIN)
+            try:
+                while not self._stopping:
+                    if not self._drain():
+                        poller.poll()
+            except BadChain as error:
+                print(f"hostfsd: {self._thread.name} is broken by the guest: {error}", file=sys.stderr, flush=True)
 
     def _drain(self) -> bool:
         """Serve what is available; False when a kick must be waited for."""
         queue, counters = self.queue, self._counters
+        unsignalled = False
         while queue.pending():
             if self._stopping:
                 return True
@@ -69,7 +70,16 @@ class Worker:
             except Aborted:
                 time.sleep(0.001)  # the device is being stopped: this request will be served after it goes on
                 continue
-            if queue.complete(head, written) and self.call >= 0:
-                counters.interrupts += 1
-                os.eventfd_write(self.call, 1)
+            queue.complete(head, written)
+            if self._prompt:
+                self._signal()
+            else:
+                unsignalled = True
+        if unsignalled:
+            self._signal()
         return queue.watch()
+
+    def _signal(self) -> None:
+        if self.queue.wants_signal() and self.call >= 0:
+            self._counters.interrupts += 1
+            os.eventfd_write(self.call, 1)

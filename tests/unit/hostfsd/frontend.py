@@ -109,6 +109,7 @@ class Ring:
         self.call = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.next = 0
         self.used = 0
+        self.resume_at = 0
 
     @property
     def descriptors(self) -> int:
@@ -218,7 +219,7 @@ class Frontend:
         self.set_memory()
         for ring in self.rings:
             self.tell(8, struct.pack("<II", ring.index, QUEUE_SIZE))
-            self.tell(10, struct.pack("<II", ring.index, ring.next))
+            self.tell(10, struct.pack("<II", ring.index, ring.resume_at))
             base = USER_BASE
             addresses = (base + ring.descriptors, base + ring.used_ring, base + ring.available, 0)
             self.tell(9, struct.pack("<IIQQQQ", ring.index, 0, *addresses))
@@ -235,14 +236,16 @@ class Frontend:
 
     def stop(self) -> list[int]:
         """Stop all queues and return their base indices."""
-        return [struct.unpack("<II", self.ask(11, struct.pack("<II", ring.index, 0)))[1] for ring in self.rings]
+        for ring in self.rings:
+            ring.resume_at = struct.unpack("<II", self.ask(11, struct.pack("<II", ring.index, 0)))[1]
+        return [ring.resume_at for ring in self.rings]
 
     def reset(self) -> None:
         """Reset the device: QEMU stops the queues and drops every mapping; the driver starts with empty rings."""
         self.stop()
         self.window.reset()
         for ring in self.rings:
-            ring.next = ring.used = 0
+            ring.next = ring.used = ring.resume_at = 0
             self.ram[ring.base : ring.base + RING_AREA] = bytes(RING_AREA)
         self.start()
 

@@ -242,10 +242,12 @@ def test_cache_modes(start, mode, seconds, file_flags, dir_flags):
     (setting.shared / "f").touch()
     entry = setting.guest.lookup(b"f")
     assert (entry.entry_valid, entry.attr_valid) == (seconds, seconds)
-    opened = setting.guest.call(14, entry.node, struct.pack("<II", 0, 0))
-    assert struct.unpack_from("<QI", opened)[1] == file_flags
+    no_flush = 32
+    for flags, expected in ((os.O_RDWR, file_flags), (os.O_RDONLY, file_flags | no_flush)):
+        opened = setting.guest.call(14, entry.node, struct.pack("<II", flags, 0))
+        assert struct.unpack_from("<QI", opened)[1] == expected
     opened = setting.guest.call(27, 1, struct.pack("<II", 0, 0))
-    assert struct.unpack_from("<QI", opened)[1] == dir_flags
+    assert struct.unpack_from("<QI", opened)[1] == dir_flags | no_flush
 
 
 def test_readonly_share(start):

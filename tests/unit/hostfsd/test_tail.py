@@ -1,0 +1,68 @@
+"""The three-way merge of a tail: random changes on both sides, against a model."""
+
+import os
+import random
+
+import pytest
+
+from hostfsd.tail import Tail, differences
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_differences(seed):
+    rng = random.Random(seed)
+    one = bytearray(rng.randbytes(rng.randrange(2000)))
+    other = bytearray(one)
+    for _ in range(rng.randrange(6)):
+        start = rng.randrange(len(one) + 1)
+        other[start : start + rng.randrange(600)] = rng.randbytes(len(other[start : start + rng.randrange(600)]))
+        other = (other + one)[: len(one)]
+    runs = list(differences(bytes(one), bytes(other)))
+    changed = {index for start, end in runs for index in range(start, end)}
+    assert changed == {index for index in range(len(one)) if one[index] != other[index]}
+    assert all(a[1] < b[0] for a, b in zip(runs, runs[1:], strict=False))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_merges_lose_no_change(tmp_path, seed):
+    rng = random.Random(seed)
+    fd = os.open(tmp_path / "f", os.O_RDWR | os.O_CREAT)
+    model = bytearray(rng.randbytes(rng.randrange(5000)))
+    os.pwrite(fd, model, 0)
+    tail = Tail(0, 8192)
+    tail.merge(fd, False)
+    for _ in range(40):
+        if rng.random() < 0.2:
+            size = rng.randrange(8192)
+            tail.merge(fd, True)  # what the daemon does before a size changes
+            os.ftruncate(fd, size)
+            model[:] = (model + bytes(8192))[:size]
+            tail.merge(fd, True)
+        touched = set()
+        for side in (tail.fd, fd):
+            for _ in range(rng.randrange(4)):
+                if model:
+                    at, byte = rng.randrange(len(model)), rng.randrange(256)
+                    if at not in touched:
+                        touched.add(at)
+                        os.pwrite(side, bytes([byte]), at)
+                        model[at] = byte
+        tail.merge(fd, True)
+        assert os.pread(fd, 9000, 0) == model
+        assert os.pread(tail.fd, 8192, 0) == model + bytes(8192 - len(model))
+    os.close(fd)
+
+
+def test_a_file_that_takes_nothing_loses_nothing(tmp_path):
+    path = tmp_path / "f"
+    path.write_bytes(b"x" * 100)
+    readable, writable = os.open(path, os.O_RDONLY), os.open(path, os.O_RDWR)
+    tail = Tail(0, 4096)
+    tail.merge(writable, False)
+    os.pwrite(tail.fd, b"new", 50)
+    with pytest.raises(OSError):
+        tail.merge(readable, True)
+    assert tail.merge(writable, True) == 3
+    assert path.read_bytes()[50:53] == b"new"
+    os.close(readable)
+    os.close(writable)
