@@ -110,7 +110,7 @@ def main() -> None:
     wanted = module.params
     path = Path(wanted["archive"])
     try:
-        directory = Path(wanted["directory"])
+        directory = Path(wanted["directory"]).resolve()
         before = directory.exists() and set(directory.iterdir())
         opened = verify.unpack(path, directory, wanted["sha256"])
         rebuilt = verify.rebuild(opened, Path(wanted["templates"]))

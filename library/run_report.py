@@ -13,7 +13,7 @@ description:
   - Runs on the controller, with Ansible's own Python.
 options:
   path:
-    description: Directory of a run, or of an experiment, which means its newest run.
+    description: Directory of a run, or of an experiment or of all of them, which means the newest run.
     type: path
     required: true
   claims:

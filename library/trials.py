@@ -97,7 +97,7 @@ def main() -> None:
         if params["step"] == "start":
             result = host_run.start(params["plan"], run_id, host, paths)
         elif params["step"] == "work":
-            result = host_run.work(run_id, host, paths, params["slice_seconds"], params["skip"])
+            result = host_run.work(run_id, host, paths, seconds=params["slice_seconds"], skip=params["skip"])
         else:
             host_run.finish(run_id, paths)
     except host_run.HostRunError as error:

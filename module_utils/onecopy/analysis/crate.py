@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from rocrate.model import ContextEntity
-from rocrate.rocrate import ROCrate
+from rocrate.model import ContextEntity  # type: ignore[import-untyped]
+from rocrate.rocrate import ROCrate  # type: ignore[import-untyped]
 
 METADATA = "ro-crate-metadata.json"
 WORKFLOW = "source/playbooks/experiment.yml"

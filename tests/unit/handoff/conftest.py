@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from invented_kit import CLAIMS, git, render
+from invented_kit import CLAIMS, SMALL, git, render
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "analysis"))
 
-import invented  # noqa: E402  (the line above finds it)
+import invented
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def repository(tmp_path: Path) -> Path:
         "onecopy": b"#!/bin/sh\n",
         "playbooks/experiment.yml": b"---\n",
         "experiments/claims.yml": CLAIMS,
-        "experiments/invented.yml": yaml.safe_dump(invented.experiment()).encode(),
+        "experiments/invented.yml": yaml.safe_dump(invented.experiment(**SMALL)).encode(),
     }
     for name, data in contents.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def repository(tmp_path: Path) -> Path:
 @pytest.fixture
 def run(tmp_path: Path, repository: Path) -> Path:
     """The directory of a rendered run that was made at the repository's revision."""
-    plan = invented.plan()
+    plan = invented.plan(**SMALL)
     manifest = invented.manifest(
         controller={"git_revision": git(repository, "rev-parse", "HEAD"), "git_dirty": False},
         hosts={invented.HOST: {"guest": {"suite": "trixie"}}},

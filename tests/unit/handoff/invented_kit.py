@@ -11,6 +11,12 @@ from ansible.module_utils.onecopy.analysis.rebuild import rebuilt_summary
 from ansible.module_utils.onecopy.analysis.stored_run import load
 
 PROJECT = Path(__file__).resolve().parents[3]
+# Small, since every test of an archive judges the run anew.
+SMALL: dict[str, Any] = {
+    "repeats": 2,
+    "systems": ["gfs", {"system": "gfs", "label": "gfs_again"}, "virtiofs_never"],
+    "timed": ["cat"],
+}
 CLAIMS = (PROJECT / "experiments" / "claims.yml").read_bytes()
 
 

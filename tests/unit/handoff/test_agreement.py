@@ -41,20 +41,23 @@ def test_a_run_agrees_with_itself(kvm: Side) -> None:
     for name in ("copies", "ratios"):
         assert result["counts"][name]["agrees"] == len(result[name]) > 0
     decided = [row for row in result["claims"] if row["archived"]["verdict"] != "inconclusive"]
-    assert decided and all(row["outcome"] == "agrees" for row in decided)
+    assert decided
+    assert all(row["outcome"] == "agrees" for row in decided)
     assert all(row["equal"] for row in result["circumstances"])
 
 
 def test_another_boot_of_the_same_machine_agrees(kvm: Side, tmp_path: Path) -> None:
     again = side(tmp_path, dict(kvm.plan), invented.records(kvm.plan, seed=2))
     result = agreement(kvm, again)
-    assert result["counts"]["copies"]["disagrees"] == 0 and result["counts"]["claims"]["disagrees"] == 0
+    assert result["counts"]["copies"]["disagrees"] == 0
+    assert result["counts"]["claims"]["disagrees"] == 0
     assert any(row["archived"]["ratio"] != row["repeated"]["ratio"] for row in result["ratios"])
 
 
 def test_open_claims_are_not_comparable_and_say_where(kvm: Side) -> None:
     row = claim(agreement(kvm, kvm), "C9")
-    assert row["outcome"] == "not comparable" and row["because"] == "inconclusive in the archived and in the repeated run"
+    assert row["outcome"] == "not comparable"
+    assert row["because"] == "inconclusive in the archived and in the repeated run"
 
 
 def test_other_verdict_disagrees_with_both_sets_of_figures(kvm: Side) -> None:
@@ -63,15 +66,18 @@ def test_other_verdict_disagrees_with_both_sets_of_figures(kvm: Side) -> None:
     assert there["verdict"] == "supported"
     there["verdict"] = "refuted"
     row = claim(agreement(kvm, other), "C3.virtiofs_never")
-    assert row["outcome"] == "disagrees" and row["because"] == "supported in the archived run, refuted in the repeated one"
-    assert row["archived"]["numbers"] and row["repeated"]["numbers"]
+    assert row["outcome"] == "disagrees"
+    assert row["because"] == "supported in the archived run, refuted in the repeated one"
+    assert row["archived"]["numbers"]
+    assert row["repeated"]["numbers"]
 
 
 def test_failed_aa_makes_claims_not_comparable(kvm: Side) -> None:
     other = changed(kvm)
     other.summary["aa"]["outcome"] = "distinguishable"
     row = claim(agreement(kvm, other), "C3.virtiofs_never")
-    assert row["outcome"] == "not comparable" and "A/A pair of the repeated run failed" in row["because"]
+    assert row["outcome"] == "not comparable"
+    assert "A/A pair of the repeated run failed" in row["because"]
 
 
 def test_claim_of_one_side_alone(kvm: Side) -> None:
@@ -125,7 +131,8 @@ def test_emulated_times_and_another_data_set_are_not_comparable(kvm: Side, tmp_p
 def test_another_experiment_is_said(kvm: Side, tmp_path: Path) -> None:
     plan = invented.plan("kvm", repeats=5, seed=7, timed=["cat"])
     remarks = agreement(kvm, side(tmp_path, plan, invented.records(plan)))["remarks"]
-    assert remarks[0].startswith("the experiments differ") and "the plans share" in remarks[1]
+    assert remarks[0].startswith("the experiments differ")
+    assert "the plans share" in remarks[1]
 
 
 def test_other_machines_are_shown_side_by_side(kvm: Side) -> None:
@@ -134,11 +141,13 @@ def test_other_machines_are_shown_side_by_side(kvm: Side) -> None:
     facts["kernel"] = "7.0.0-other"
     result = agreement(kvm, other)
     row = next(row for row in result["circumstances"] if row["name"] == "kernel")
-    assert not row["equal"] and list(row["repeated"].values()) == ["7.0.0-other"]
+    assert not row["equal"]
+    assert list(row["repeated"].values()) == ["7.0.0-other"]
     assert "kernel: archived 6.12.0-invented; repeated 7.0.0-other" in lines(result)
 
 
 def test_lines_name_every_claim(kvm: Side) -> None:
     text = lines(agreement(kvm, kvm))
     assert all(any(line.startswith(f"{row['id']}: ") for line in text) for row in kvm.summary["claims"])
-    assert text[-3].startswith("claims: ") and all("\n" not in line for line in text)
+    assert text[-3].startswith("claims: ")
+    assert all("\n" not in line for line in text)

@@ -32,7 +32,8 @@ def refusal(path: Path, data: bytes) -> str:
     with pytest.raises(archive.ArchiveError) as caught:
         archive.read(path)
     message = str(caught.value)
-    assert "\n" not in message and message.startswith(f"{path}: ")
+    assert "\n" not in message
+    assert message.startswith(f"{path}: ")
     return message.removeprefix(f"{path}: ")
 
 
@@ -53,7 +54,9 @@ def test_other_tools_read_it(packed: Path, tmp_path: Path) -> None:
     assert (tmp_path / "onecopy-r1/source/onecopy").stat().st_mode & 0o777 == 0o755
 
 
-def test_every_flipped_byte_is_found_and_named(packed: Path) -> None:
+def test_every_flipped_byte_is_found_and_named(tmp_path: Path) -> None:
+    packed = tmp_path / "small.tar"
+    archive.write(packed, "onecopy-r1", {name: FILES[name] for name in ("run/results.jsonl", "source/onecopy")})
     good = packed.read_bytes()
     owner = [""] * len(good)
     with tarfile.open(packed) as tar:

@@ -92,7 +92,8 @@ def test_the_library_reads_it_back(unpacked: Path) -> None:
     read = ROCrate(unpacked)
     assert read.mainEntity.id == crate.WORKFLOW
     action = read.get("#run")
-    assert action["startTime"].endswith("+00:00") and action["instrument"] == read.mainEntity
+    assert action["startTime"].endswith("+00:00")
+    assert action["instrument"] == read.mainEntity
     assert {entity.id for entity in action["object"]} == {
         "run/plan.json",
         "experiment.yml",

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.onecopy.analysis import archive, handoff
-
 from invented_kit import CLAIMS, change_manifest, git, render
 
 
@@ -24,7 +23,8 @@ def test_everything_is_in_it(run: Path, repository: Path) -> None:
     files = handoff.collect(run, repository).files
     own = {f"run/{path.relative_to(run)}": path.read_bytes() for path in run.rglob("*") if path.is_file()}
     tracked = {f"source/{name}": (repository / name).read_bytes() for name in git(repository, "ls-files").splitlines()}
-    assert own.items() <= files.items() and tracked.items() <= files.items()
+    assert own.items() <= files.items()
+    assert tracked.items() <= files.items()
     assert set(files) - set(own) - set(tracked) == {"experiment.yml", "README.md", "ro-crate-metadata.json"}
     assert files["experiment.yml"] == files["source/experiments/invented.yml"]
 
@@ -39,7 +39,8 @@ def test_what_the_run_did_not_leave_behind_is_said(run: Path, repository: Path) 
         "manifest.json, hosts.invented-host.boots",
     ]
     page = collected.files["README.md"].decode()
-    assert all(line.partition(":")[0] in page for line in collected.absent) and "uncommitted" not in page
+    assert all(line.partition(":")[0] in page for line in collected.absent)
+    assert "uncommitted" not in page
 
 
 def test_source_is_the_recorded_revision_not_the_present_one(run: Path, repository: Path) -> None:
@@ -47,13 +48,14 @@ def test_source_is_the_recorded_revision_not_the_present_one(run: Path, reposito
     git(repository, "commit", "--quiet", "--all", "--message", "Change the kit")
     (repository / "stray").write_text("not committed")
     files = handoff.collect(run, repository).files
-    assert files["source/onecopy"] == b"#!/bin/sh\n" and "source/stray" not in files
+    assert files["source/onecopy"] == b"#!/bin/sh\n"
+    assert "source/stray" not in files
 
 
 def test_changed_tree_is_refused_or_said_aloud(run: Path, repository: Path) -> None:
     change_manifest(run, controller={"git_revision": git(repository, "rev-parse", "HEAD"), "git_dirty": True})
     render(run)
-    with pytest.raises(archive.ArchiveError, match="uncommitted changes.*handoff_dirty_allowed=true"):
+    with pytest.raises(archive.ArchiveError, match=r"uncommitted changes.*handoff_dirty_allowed=true"):
         handoff.collect(run, repository)
     files = handoff.collect(run, repository, dirty_allowed=True).files
     assert "`source/` is not exactly what ran" in files["README.md"].decode()
@@ -65,7 +67,7 @@ def test_experiment_of_ones_own_is_found_with_the_run(run: Path, repository: Pat
     git(repository, "commit", "--quiet", "--message", "Forget the experiment")
     change_manifest(run, controller={"git_revision": git(repository, "rev-parse", "HEAD"), "git_dirty": False})
     render(run)
-    with pytest.raises(archive.ArchiveError, match="the experiment with digest [0-9a-f]{12} is neither there nor among the kit's"):
+    with pytest.raises(archive.ArchiveError, match=r"the experiment with digest [0-9a-f]{12} is neither there nor among the kit's"):
         handoff.collect(run, repository)
     text = git(repository, "show", "HEAD~1:experiments/invented.yml")
     (run / "experiment.yml").write_text(f"# mine\n{text}\n")
@@ -96,7 +98,7 @@ def alter_a_record(run: Path) -> None:
             "has no revision ffffffffffff",
         ),
         (lambda run: (run / "link").symlink_to("/etc/passwd"), "is a link"),
-        (lambda run: shutil.rmtree(run), "is not there"),
+        (shutil.rmtree, "is not there"),
     ],
 )
 def test_refusals_are_one_line(run: Path, repository: Path, change: Callable[[Path], None], message: str) -> None:
@@ -118,5 +120,6 @@ def test_claims_of_the_revision_judge(run: Path, repository: Path) -> None:
 def test_manifest_names_no_machine_of_the_maker(run: Path, repository: Path) -> None:
     files = handoff.collect(run, repository).files
     made_here = files["README.md"] + files["ro-crate-metadata.json"]
-    assert str(run).encode() not in made_here and str(repository).encode() not in made_here
+    assert str(run).encode() not in made_here
+    assert str(repository).encode() not in made_here
     assert json.loads(files["ro-crate-metadata.json"])["@graph"]

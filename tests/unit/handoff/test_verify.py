@@ -28,10 +28,13 @@ def repack(path: Path, change: dict[str, bytes | None]) -> None:
 def test_summary_is_byte_identical(packed: Path, tmp_path: Path) -> None:
     opened = verify.unpack(packed, tmp_path / "there")
     rebuilt = verify.rebuild(opened, TEMPLATES)
-    assert rebuilt.difference == "" and rebuilt.same["summary.json"]
+    assert rebuilt.difference == ""
+    assert rebuilt.same["summary.json"]
     assert (rebuilt.directory / "summary.json").read_bytes() == (opened.run_directory / "summary.json").read_bytes()
     assert (rebuilt.directory / "report.html").read_text().lower().startswith("<!doctype html>")
-    assert opened.experiment["name"] == "invented" and len(opened.revision) == 40 and not opened.dirty
+    assert opened.experiment["name"] == "invented"
+    assert len(opened.revision) == 40
+    assert not opened.dirty
 
 
 def test_twice_is_once(packed: Path, tmp_path: Path) -> None:
@@ -49,7 +52,8 @@ def test_altered_records_show_though_the_seal_is_good(packed: Path, tmp_path: Pa
     assert altered != b"".join(lines)
     repack(packed, {"run/results.jsonl": altered})
     rebuilt = verify.rebuild(verify.unpack(packed, tmp_path / "there"), TEMPLATES)
-    assert rebuilt.difference.startswith("claims[") and not rebuilt.same["summary.json"]
+    assert rebuilt.difference.startswith("claims[")
+    assert not rebuilt.same["summary.json"]
 
 
 def test_the_digest_from_the_maker_shows_a_resealed_archive(packed: Path, tmp_path: Path) -> None:
