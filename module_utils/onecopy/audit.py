@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -126,7 +126,7 @@ def _guest(one: _Seen, shares: _Shares, users: dict[Any, int], sockets: list[pro
     sources = list(by_file.values())
     found_shares = []
     memory_paths = {path for backend in guest.backends if (path := backend.path)}
-    mapped = audit_host.dax_mapped_bytes(one.maps, memory_paths) if guest.shares else 0
+    mapped = audit_host.window_mappings(one.maps, memory_paths)
     for share, daemon in zip(guest.shares, one.daemons, strict=True):
         entry, source = shares.share(share, daemon, mapped, users)
         found_shares.append(entry)
@@ -226,7 +226,9 @@ class _Shares:
     def remarks(self) -> list[str]:
         return self.said
 
-    def share(self, share: audit_cmdline.Share, daemon: procs.Daemon | None, mapped: int, users: dict[Any, int]) -> tuple[dict[str, Any], audit_judge.Source]:
+    def share(
+        self, share: audit_cmdline.Share, daemon: procs.Daemon | None, mapped: list[procs.Mapping], users: dict[Any, int]
+    ) -> tuple[dict[str, Any], audit_judge.Source]:
         """One share of one guest: what was found, and what is to be judged."""
         entry: dict[str, Any] = {"device": share.device, **_known(socket=share.socket, tag=share.tag)}
         if daemon is None:
@@ -237,7 +239,7 @@ class _Shares:
             tree = self._tree(daemon)
             entry["tree"] = _residency(tree)
             entry["host_cached_bytes"] = tree.bytes
-        held = self._held(daemon, 0)
+        held = self._held(daemon)
         entry["known_to_guest"] = _residency(held)
         by_handle = daemon.inode_file_handles != "never"
         cached: int | None = held.bytes if held.complete and not by_handle else None
@@ -246,16 +248,17 @@ class _Shares:
             if "tree" in entry and entry["tree"]["complete"] and self.walk == "everything":
                 cached = entry["host_cached_bytes"]
         dax = daemon.dax_window not in (None, "0")
-        outside = self._held(daemon, _size(daemon.inode_dax)).bytes if dax and cached is not None else 0
-        entry["dax_mapped_bytes"] = mapped if dax else 0
+        outside = self._held(daemon, procs.outside_window(mapped, _size(daemon.inode_dax))).bytes if dax and cached else 0
+        window = sum(one.size for one in mapped) if dax else 0
+        entry["dax_mapped_bytes"] = window
         caches = daemon.cache in _GUEST_CACHES or daemon.allow_mmap
         name = f"{daemon.kind} {daemon.shared_dir}"
         guests = users.get(daemon.shared_dir, 1)
-        return entry, audit_judge.Source("share", name, cached, guests, guest_caches=caches, dax=dax, mapped=mapped, outside_dax=outside)
+        return entry, audit_judge.Source("share", name, cached, guests, guest_caches=caches, dax=dax, mapped=window, outside_dax=outside)
 
-    def _held(self, daemon: procs.Daemon, below: int) -> audit_cache.Residency:
-        """Files that the daemon keeps open for its guest; with ``below`` only those smaller than so many bytes."""
-        files = (one for one in self._descriptors(daemon) if not below or one.size < below)
+    def _held(self, daemon: procs.Daemon, chosen: Callable[[procs.OpenFile], bool] | None = None) -> audit_cache.Residency:
+        """Files that the daemon keeps open for its guest, all or those chosen."""
+        files = (one for one in self._descriptors(daemon) if chosen is None or chosen(one))
         return audit_cache.of_held_files(daemon.server, files, self.deadline)
 
     @staticmethod

@@ -61,10 +61,9 @@ class Deadline:
         return self.clock() >= self.end
 
 
-def resident_bytes(fd: int, size: int | None = None) -> int:
-    """Bytes of an open file in this host's page cache; the last page counts only as far as the file goes."""
-    counted = cachestat.cachestat(fd).resident * cachestat.PAGE_SIZE
-    return min(counted, os.fstat(fd).st_size if size is None else size) if counted else 0
+def resident_bytes(fd: int) -> int:
+    """Memory that this host's page cache holds for an open file: whole pages, the last one too."""
+    return cachestat.cachestat(fd).resident * cachestat.PAGE_SIZE
 
 
 def of_open_file(pid: int, found: OpenFile) -> Residency:
@@ -75,7 +74,7 @@ def of_open_file(pid: int, found: OpenFile) -> Residency:
     fd = os.open(PROC / str(pid) / "fd" / str(found.fd), _READ)
     try:
         size = os.lseek(fd, 0, os.SEEK_END) if found.is_block else found.size
-        return Residency(resident_bytes(fd, size), size, 1)
+        return Residency(resident_bytes(fd), size, 1)
     finally:
         os.close(fd)
 
@@ -118,7 +117,7 @@ def of_tree(root: int, mode: WalkMode, deadline: Deadline) -> Residency:
                 continue
             seen.add(status.st_ino)
             try:
-                total.bytes += resident_bytes(fd, status.st_size)
+                total.bytes += resident_bytes(fd)
             except cachestat.DaxFileError:
                 total.dax_files += 1
             except OSError:

@@ -90,9 +90,9 @@ def backed_bytes(sizes: list[int], found: list[Mapping], files: list[OpenFile]) 
     return total
 
 
-def dax_mapped_bytes(found: list[Mapping], memory_paths: set[str]) -> int:
-    """Bytes of regular files that a QEMU maps shared beside its guest's memory: ranges in a DAX window."""
-    return sum(one.size for one in found if one.shared and one.key and one.name.startswith("/") and not _is_memory(one.name, memory_paths))
+def window_mappings(found: list[Mapping], memory_paths: set[str]) -> list[Mapping]:
+    """Regular files that a QEMU maps shared beside its guest's memory: the live ranges of a DAX window."""
+    return [one for one in found if one.shared and one.key and one.name.startswith("/") and not _is_memory(one.name, memory_paths)]
 
 
 def _is_memory(name: str, memory_paths: set[str]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -275,6 +275,15 @@ def match_daemon(path: str | None, known: Iterable[Daemon], sockets: Iterable[Un
     by_socket = (daemon for daemon in candidates if daemon.sockets & inodes)
     by_name = (daemon for daemon in candidates if daemon.socket and os.path.normpath(daemon.socket) == os.path.normpath(path))
     return next(by_socket, None) or next(by_name, None)
+
+
+def outside_window(mapped: Iterable[Mapping], threshold: int) -> Callable[[OpenFile], bool]:
+    """Whether a guest with a DAX window caches a file itself: smaller than the threshold (bytes), and no range of it is mapped.
+
+    Inodes alone are compared: some file systems show another device in mappings than in stat().
+    """
+    inodes = {one.key[1] for one in mapped if one.key}
+    return lambda one: one.size < threshold and one.key[1] not in inodes
 
 
 def open_shared_dir(daemon: Daemon) -> int:

@@ -95,7 +95,15 @@ def test_window_mappings_are_told_from_guest_memory(captured: Captured) -> None:
     found = procs.mappings(captured("linux_6.18_smaps_memfd"))
     share = procs.Mapping(2 << 20, (1, 2), "/data/f", shared=True)
     image = procs.Mapping(4 << 20, (1, 3), "/images/p.img", shared=True)
-    assert audit_host.dax_mapped_bytes([*found, share, image], {"/images/p.img"}) == 2 << 20
+    assert audit_host.window_mappings([*found, share, image], {"/images/p.img"}) == [share]
+
+
+def test_small_unmapped_files_are_outside_the_window() -> None:
+    def file(inode: int, size: int) -> procs.OpenFile:
+        return procs.OpenFile(9, "/f", (8, inode), False, size, size, 0)
+
+    outside = procs.outside_window([procs.Mapping(2 << 20, (1, 2), "/data/f", shared=True)], 1 << 20)
+    assert [outside(one) for one in (file(2, 10), file(3, 10), file(4, 2 << 20))] == [False, True, False]
 
 
 def test_thp_choice_and_meminfo() -> None:
