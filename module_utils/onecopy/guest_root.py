@@ -140,6 +140,7 @@ def build(spec: RootSpec, guest: Path, progress: Callable[[str], None] = lambda 
         image.make(root, guest / "root.img", tree)
         (guest / "initrd.base").write_bytes(cpio.pack(entries))
         shutil.copyfile(next((downloads / "unpacked/boot").glob("vmlinuz-*")), guest / "vmlinuz")
+        shutil.copyfile(next((downloads / "unpacked/boot").glob("config-*")), guest / "config")
         _write_elf_kernel(guest)
     finally:
         shutil.rmtree(work, ignore_errors=True)
