@@ -22,25 +22,55 @@ def set_knob(directory: Path, knob: Path, value: str) -> bool:
 
     What it was when a run first touched it is remembered in ``directory`` until restore(). Raises KnobError.
     """
-    before = _read(knob)
-    if before == value:
+    before = read(knob)
+    memory = directory / f"{hashlib.sha256(str(knob).encode()).hexdigest()[:16]}.json"
+    if before == value and not memory.exists():
         return False
     directory.mkdir(parents=True, exist_ok=True)
-    memory = directory / f"{hashlib.sha256(str(knob).encode()).hexdigest()[:16]}.json"
-    if not memory.exists():
-        _remember(memory, {"knob": str(knob), "value": before})
-    _write(knob, value)
-    return True
+    original = _recall(memory)["value"] if memory.exists() else before
+    _remember(memory, {"knob": str(knob), "value": original, "set": value})
+    if before != value:
+        _write(knob, value)
+    return before != value
+
+
+def drifted(directory: Path) -> list[str]:
+    """One line for every setting that somebody else changed since it was set: empty is verified."""
+    lines = []
+    for memory in sorted(directory.glob("*.json")):
+        saved = _recall(memory)
+        try:
+            found = read(Path(saved["knob"]))
+        except KnobError as error:
+            lines.append(str(error))
+            continue
+        if found != saved["set"]:
+            lines.append(f"{saved['knob']}: was set to {saved['set']!r} and is {found!r} now")
+    return lines
+
+
+def restorable(directory: Path) -> list[str]:
+    """The names of the settings that restore() would change."""
+    remembered = [_recall(memory) for memory in sorted(directory.glob("*.json"))]
+    return [saved["knob"] for saved in remembered if read(Path(saved["knob"])) != saved["value"]]
 
 
 def restore(directory: Path) -> list[str]:
     """Bring back every remembered setting and forget it; returns the names of those that changed. Raises KnobError after trying all."""
-    restored, failed = [], []
+    restored, failed, remembered = [], [], []
     for memory in sorted(directory.glob("*.json")):
-        saved = json.loads(memory.read_text(encoding="utf-8"))
+        try:
+            remembered.append((memory, _recall(memory)))
+        except KnobError as error:
+            failed.append(str(error))
+    # Some of KSM's settings cannot be changed while pages are merged, so its switch goes first.
+    for memory, saved in sorted(remembered, key=lambda one: not _is_ksm_switch(Path(one[1]["knob"]))):
         knob = Path(saved["knob"])
         try:
-            if _read(knob) != saved["value"]:
+            if read(knob) != saved["value"]:
+                if _is_ksm_switch(knob) and saved["value"] == "0":
+                    # Stopping alone would leave merged what was merged.
+                    _write(knob, "2")
                 _write(knob, saved["value"])
                 restored.append(str(knob))
         except KnobError as error:
@@ -52,8 +82,8 @@ def restore(directory: Path) -> list[str]:
     return restored
 
 
-def _read(knob: Path) -> str:
-    """The value; of a choice such as ``always [madvise] never``, the chosen one."""
+def read(knob: Path) -> str:
+    """The value; of a choice such as ``always [madvise] never``, the chosen one. Raises KnobError."""
     try:
         text = knob.read_text(encoding="ascii").strip()
     except OSError as error:
@@ -67,9 +97,21 @@ def _write(knob: Path, value: str) -> None:
         knob.write_text(value, encoding="ascii")
     except OSError as error:
         raise KnobError(f"{knob}: cannot be set to {value!r}: {error.strerror}") from error
-    found = _read(knob)
+    found = read(knob)
     if found != value:
         raise KnobError(f"{knob}: was set to {value!r} and is {found!r}")
+
+
+def _is_ksm_switch(knob: Path) -> bool:
+    return knob.parts[-2:] == ("ksm", "run")
+
+
+def _recall(memory: Path) -> dict[str, str]:
+    try:
+        saved: dict[str, str] = json.loads(memory.read_text(encoding="utf-8"))
+        return {name: saved[name] for name in ("knob", "value", "set")}
+    except (OSError, ValueError, KeyError) as error:
+        raise KnobError(f"{memory}: cannot be read ({error}): set back by hand what it names, and remove it") from error
 
 
 def _remember(path: Path, document: dict[str, str]) -> None:
