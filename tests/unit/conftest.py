@@ -34,7 +34,7 @@ def disk_path() -> Iterator[Path]:
 def run_module(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
     """Run library/NAME.py in this process as Ansible would; returns its result, ``failed`` included."""
 
-    def run(name: str, check_mode: bool = False, **arguments: Any) -> dict[str, Any]:
+    def run(name: str, /, check_mode: bool = False, **arguments: Any) -> dict[str, Any]:
         spec = importlib.util.spec_from_file_location(name, LIBRARY / f"{name}.py")
         assert spec is not None
         assert spec.loader is not None

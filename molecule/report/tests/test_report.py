@@ -1,10 +1,10 @@
 """A stored run has its three files, and they say what the golden files say."""
 
-import os
 from pathlib import Path
 
-RUN = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "run"
-GOLDEN = Path(__file__).resolve().parents[3] / "tests/golden/invented"
+PROJECT = Path(__file__).resolve().parents[3]
+RUN = PROJECT / ".onecopy/molecule-report"
+GOLDEN = PROJECT / "tests/golden/invented"
 
 
 def test_summary_and_markdown_are_the_golden_ones(host):
