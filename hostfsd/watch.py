@@ -46,11 +46,15 @@ class Watcher:
         due = time.monotonic() + _PERIOD
         while True:
             if waiter.poll(max(0, due - time.monotonic()) * 1000):
-                for inode in self._read():
-                    self._changed(inode)
+                self._deliver()
             if time.monotonic() >= due:
                 self._tick()
                 due = time.monotonic() + _PERIOD
+
+    def _deliver(self) -> None:
+        # A method of its own, so that no variable of the waiting thread keeps a file open.
+        for inode in self._read():
+            self._changed(inode)
 
     def _read(self) -> set[Inode]:
         data = os.read(self._fd, 65536)

@@ -3,6 +3,7 @@
 import errno
 import os
 import struct
+import subprocess
 import threading
 import time
 
@@ -230,8 +231,6 @@ def test_a_running_program_is_shown_by_copy(fs):
     program = fs.shared / "program"
     program.write_bytes(open("/bin/sleep", "rb").read())
     program.chmod(0o755)
-    import subprocess
-
     running = subprocess.Popen([program, "60"])
     try:
         node = fs.guest.lookup(b"program").node

@@ -1,0 +1,247 @@
+"""Nothing leads out of the shared directory, whatever the guest sends and however the host's names change meanwhile."""
+
+import errno
+import os
+import re
+import resource
+import stat
+import struct
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+from guest import FuseError
+
+SECRET = b"a secret outside of the share"
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the sandbox is a mount namespace")
+
+
+@pytest.fixture
+def jail(start):
+    setting = start("--window", "64M")
+    setting.secret = setting.base / "secret"
+    setting.secret.write_bytes(SECRET)
+    return setting
+
+
+def refused(call, *errors: int) -> None:
+    with pytest.raises(FuseError) as caught:
+        call()
+    if errors:
+        assert caught.value.errno in errors
+
+
+NAMES = [b"..", b".", b"", b"/", b"../secret", b"/etc/passwd", b"a/../../secret", b"sub/..", b"./secret"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_request_takes_a_path_for_a_name(jail, name):
+    guest = jail.guest
+    node = guest.mkdir(b"sub").node
+    entry, _ = guest.create(b"file")
+    for parent in (1, node):
+        refused(lambda: guest.lookup(name, parent), errno.EINVAL)  # noqa: B023
+        refused(lambda: guest.mkdir(name, node=parent), errno.EINVAL)  # noqa: B023
+        refused(lambda: guest.create(name, node=parent), errno.EINVAL)  # noqa: B023
+        for op, body in (
+            (8, struct.pack("<IIII", stat.S_IFREG | 0o600, 0, 0, 0) + name + b"\0"),
+            (6, name + b"\0target\0"),
+            (10, name + b"\0"),
+            (11, name + b"\0"),
+            (12, struct.pack("<Q", 1) + name + b"\0new\0"),
+            (12, struct.pack("<Q", 1) + b"file\0" + name + b"\0"),
+            (45, struct.pack("<QII", 1, 2, 0) + b"file\0" + name + b"\0"),
+            (13, struct.pack("<Q", entry.node) + name + b"\0"),
+        ):
+            refused(lambda: guest.call(op, parent, body), errno.EINVAL)  # noqa: B023
+    assert jail.secret.read_bytes() == SECRET and (jail.shared / "file").exists()
+
+
+def test_names_without_an_end_are_refused(jail):
+    for op, body in ((1, b"abc"), (6, b"abc\0def"), (12, struct.pack("<Q", 1) + b"a\0b"), (10, b"")):
+        refused(lambda: jail.guest.call(op, 1, body), errno.EINVAL)  # noqa: B023
+
+
+@pytest.mark.parametrize("target", ["../secret", "/etc/passwd", "{secret}", "/proc/self/root/etc/passwd"])
+def test_symbolic_links_are_never_followed(jail, target):
+    os.symlink(target.format(secret=jail.secret), jail.shared / "link")
+    guest = jail.guest
+    entry = guest.lookup(b"link")
+    assert stat.S_ISLNK(entry.attr.mode)
+    for flags in (os.O_RDONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC):
+        refused(lambda: guest.open(entry.node, flags), errno.ENXIO)  # noqa: B023
+        refused(lambda: guest.create(b"link", flags), errno.ENXIO)  # noqa: B023
+    refused(lambda: guest.opendir(entry.node), errno.ENOTDIR)
+    refused(lambda: guest.lookup(b"x", entry.node), errno.ENOTDIR)
+    refused(lambda: guest.setattr(entry.node, 8, size=0), errno.ENXIO)
+    refused(lambda: guest.setattr(entry.node, 1, mode=0o777), errno.EOPNOTSUPP)
+    refused(lambda: guest.map(entry.node, write=True), errno.EINVAL)
+    guest.setattr(entry.node, 16 | 32, times=(1, 1, 0, 0, 0, 0))
+    assert jail.secret.read_bytes() == SECRET and jail.secret.stat().st_mtime != 1
+
+
+def test_a_link_to_a_directory_leads_nowhere(jail):
+    os.symlink("..", jail.shared / "up")
+    os.symlink("/", jail.shared / "top")
+    for name in (b"up", b"top"):
+        node = jail.guest.lookup(name).node
+        refused(lambda: jail.guest.lookup(b"secret", node), errno.ENOTDIR)  # noqa: B023
+        refused(lambda: jail.guest.create(b"new", node=node), errno.ENOTDIR)  # noqa: B023
+
+
+def test_pipes_sockets_and_devices_are_never_opened(jail):
+    os.mkfifo(jail.shared / "pipe")
+    names = [b"pipe"]
+    if os.geteuid() == 0:
+        os.mknod(jail.shared / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        names.append(b"null")
+    for name in names:
+        node = jail.guest.lookup(name).node
+        refused(lambda: jail.guest.open(node, os.O_RDONLY), errno.ENXIO)  # noqa: B023
+        refused(lambda: jail.guest.create(name), errno.ENXIO)  # noqa: B023
+        refused(lambda: jail.guest.setattr(node, 8, size=0), errno.ENXIO)  # noqa: B023
+
+
+def swap(jail, stop: threading.Event, one: str, other: str) -> threading.Thread:
+    """Exchange two names of the share as fast as possible, until told to stop."""
+    from hostfsd import libc
+
+    directory = os.open(jail.shared, os.O_RDONLY)
+
+    def run() -> None:
+        while not stop.is_set():
+            libc.renameat2(directory, one.encode(), directory, other.encode(), 2)
+        os.close(directory)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def test_a_file_that_is_exchanged_for_a_link_meanwhile(jail):
+    (jail.shared / "race").write_bytes(b"inside")
+    os.symlink(jail.secret, jail.shared / "other")
+    stop = threading.Event()
+    thread = swap(jail, stop, "race", "other")
+    kinds = set()
+    try:
+        for _ in range(1500):
+            entry = jail.guest.lookup(b"race")
+            kinds.add(stat.S_IFMT(entry.attr.mode))
+            try:
+                handle = jail.guest.open(entry.node, os.O_RDWR)
+            except FuseError as error:
+                assert error.errno == errno.ENXIO
+                continue
+            assert jail.guest.read(handle, 0, 100) == b"inside"
+            jail.guest.release(handle)
+            try:
+                entry, handle = jail.guest.create(b"race")
+            except FuseError as error:
+                assert error.errno in (errno.ENXIO, errno.ENOENT)
+                continue
+            assert jail.guest.read(handle, 0, 100) == b"inside"
+            jail.guest.release(handle)
+    finally:
+        stop.set()
+        thread.join()
+    assert kinds == {stat.S_IFREG, stat.S_IFLNK}, "the race was never run"
+    assert jail.secret.read_bytes() == SECRET
+
+
+def test_a_directory_that_is_exchanged_for_a_link_meanwhile(jail):
+    (jail.base / "outside").mkdir()
+    (jail.base / "outside" / "file").write_bytes(SECRET)
+    (jail.shared / "dir").mkdir()
+    (jail.shared / "dir" / "file").write_bytes(b"inside")
+    os.symlink(jail.base / "outside", jail.shared / "other")
+    stop = threading.Event()
+    thread = swap(jail, stop, "dir", "other")
+    reached = 0
+    try:
+        for number in range(1000):
+            directory = jail.guest.lookup(b"dir").node
+            try:
+                handle = jail.guest.open(jail.guest.lookup(b"file", directory).node)
+                jail.guest.create(b"new%d" % number, node=directory)
+            except FuseError as error:
+                assert error.errno == errno.ENOTDIR
+                continue
+            reached += 1
+            assert jail.guest.read(handle, 0, 100) == b"inside"
+            jail.guest.release(handle)
+    finally:
+        stop.set()
+        thread.join()
+    assert reached
+    assert os.listdir(jail.base / "outside") == ["file"]
+
+
+def test_a_hard_link_is_what_was_asked_for(jail):
+    """LINK names its source by node: exchanging names between lookup and link changes nothing."""
+    (jail.shared / "f").write_bytes(b"inside")
+    node = jail.guest.lookup(b"f").node
+    (jail.shared / "f").unlink()
+    os.symlink(jail.secret, jail.shared / "f")
+    refused(lambda: jail.guest.call(13, 1, struct.pack("<Q", node) + b"linked\0"), errno.ENOENT)
+    assert os.listdir(jail.shared) == ["f"]
+
+
+def status_of(jail) -> dict[str, str]:
+    lines = Path(f"/proc/{jail.daemon.process.pid}/status").read_text().splitlines()
+    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+
+
+@root_only
+def test_the_process_is_confined(jail):
+    pid = jail.daemon.process.pid
+    status = status_of(jail)
+    allowed = sum(1 << number for number in (0, 1, 3, 4, 6, 7, 27, 31))
+    for name in ("CapEff", "CapPrm", "CapBnd"):
+        assert int(status[name], 16) & ~allowed == 0, name
+    assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
+    assert status["NoNewPrivs"] == "1"
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        text = Path(f"/proc/{pid}/task/{thread}/status").read_text()
+        assert re.search(r"NoNewPrivs:\t1", text) and f"CapPrm:\t{allowed:016x}" in text
+    for namespace in ("mnt", "net", "ipc"):
+        assert os.readlink(f"/proc/{pid}/ns/{namespace}") != os.readlink(f"/proc/self/ns/{namespace}")
+    mounts = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
+    assert len(mounts) == 1 and {"nosuid", "nodev", "noexec"} <= set(mounts[0].split()[5].split(","))
+    assert sorted(os.listdir(f"/proc/{pid}/root")) == sorted(os.listdir(jail.shared))
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    files = int(re.search(r"Max open files\s+(\d+)", limits)[1])
+    assert files == jail.daemon.stats()["descriptors_max"] <= 1 << 20
+
+
+@root_only
+def test_other_mounts_below_the_share_are_not_shared(start, tmp_path):
+    below = tmp_path / "0" / "shared" / "below"
+    below.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", below], check=True)
+    try:
+        (below / "hidden").touch()
+        setting = start("--window", "0")
+        node = setting.guest.lookup(b"below").node
+        refused(lambda: setting.guest.lookup(b"hidden", node), errno.ENOENT)
+    finally:
+        subprocess.run(["umount", "-l", below], check=True)
+
+
+def test_descriptors_run_out_cleanly(jail):
+    """A guest that holds everything gets errors; the daemon goes on, and gives all of it back."""
+    resource.prlimit(jail.daemon.process.pid, resource.RLIMIT_NOFILE, (200, 200))
+    for number in range(300):
+        (jail.shared / str(number)).touch()
+    held = []
+    with pytest.raises(FuseError) as caught:
+        for number in range(300):
+            held.append(jail.guest.lookup(str(number).encode()).node)
+    assert caught.value.errno == errno.EMFILE
+    refused(lambda: jail.guest.open(held[0]), errno.EMFILE)
+    refused(lambda: jail.guest.map(held[0]), errno.EMFILE)
+    for node in held:
+        jail.guest.forget(node)
+    assert jail.guest.lookup(b"299").node
+    assert jail.daemon.stats()["inodes"] == 2
