@@ -124,9 +124,7 @@ def main() -> None:
     except (testbed.BootError, ValueError) as error:
         module.fail_json(msg=f"guest {params['name']}: {error}")
     booted.runner.close()
-    module.exit_json(
-        changed=running is None, units=units, command_lines=booted.command_lines, hello_seconds=booted.hello_seconds
-    )
+    module.exit_json(changed=running is None, units=units, command_lines=booted.command_lines, hello_seconds=booted.hello_seconds)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,21 @@ USER = "onecopy"
 # PCI slots: the guest calls the disks vda, vdb, vdc in this order.
 _ROOT_SLOT, _SCRATCH_SLOT, _DATA_SLOT = 0x03, 0x04, 0x05
 _OPTIONS = frozenset(
-    ("aio", "iothread", "queues", "queue_size", "window_mib", "inode_dax_kib", "dax_always", "icount", "cpu_model", "memory", "balloon")
-    + ("scratch_mib", "cache")
+    {
+        "aio",
+        "iothread",
+        "queues",
+        "queue_size",
+        "window_mib",
+        "inode_dax_kib",
+        "dax_always",
+        "icount",
+        "cpu_model",
+        "memory",
+        "balloon",
+        "scratch_mib",
+        "cache",
+    }
 )
 
 
@@ -198,9 +211,7 @@ def _guest(spec: BootSpec, system: System, paths: HostPaths, scratch: Path | Non
         # QEMU's own device carries at most 1,024 entries; more than one request queue needs a guest with as many vCPUs.
         share = qemu.Share(directory(spec.name) / "share.sock", TAG, "vhost-user-fs", _int(options, "queues", 1), _int(options, "queue_size", 128))
     else:
-        share = qemu.Share(
-            directory(spec.name) / "share.sock", TAG, "vhost-user-test-device", _int(options, "queues", 1), _int(options, "queue_size", 128)
-        )
+        share = qemu.Share(directory(spec.name) / "share.sock", TAG, "vhost-user-test-device", _int(options, "queues", 1), _int(options, "queue_size", 128))
     has_balloon = bool(options.get("balloon", False))
     modules = (guest_init.PMEM_MODULES if pmem else ()) + (("virtio_balloon",) if has_balloon else ())
     return qemu.GuestSpec(
@@ -224,6 +235,6 @@ def _guest(spec: BootSpec, system: System, paths: HostPaths, scratch: Path | Non
 
 def _int(options: Mapping[str, object], name: str, default: int) -> int:
     value = options.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int):
+    if type(value) is not int:  # a bool is an int to isinstance
         raise ValueError(f"option {name} must be a whole number, not {value!r}")
     return value

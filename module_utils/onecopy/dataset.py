@@ -162,10 +162,13 @@ def find_difference(spec: DatasetSpec, share: Path, manifest: Path, is_thorough:
         return f"{manifest} is missing"
     if document.get("format") != FORMAT or document.get("spec") != asdict(spec):
         return f"{manifest} is of another data set"
-    if not pages_path(manifest).exists():
-        return f"{pages_path(manifest)} is missing"
-    if not (share / "scratch").is_dir():
-        return f"{share}/scratch is missing"
+    for path in (pages_path(manifest), share / "scratch"):
+        if not path.exists():
+            return f"{path} is missing"
+    return _find_damage(document, share, is_thorough)
+
+
+def _find_damage(document: Mapping[str, Any], share: Path, is_thorough: bool) -> str | None:
     for tree in "ab":
         for file in document["files"]:
             path = share / "data" / tree / file["path"]

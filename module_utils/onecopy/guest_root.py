@@ -66,7 +66,8 @@ def runner_files() -> dict[str, bytes]:
     """The runner as it is shipped: path → content. Read through the import system, since Ansible runs modules out of a zip archive."""
     files = {"main.py": guest_init.RUNNER_MAIN.encode(), "onecopy/__init__.py": b""}
     for module in _RUNNER:
-        assert module.__spec__ and module.__spec__.loader
+        assert module.__spec__
+        assert module.__spec__.loader
         source = module.__spec__.loader.get_source(module.__name__)  # type: ignore[attr-defined]
         files[f"onecopy/{module.__name__.rpartition('.')[2]}.py"] = source.encode()
     return files

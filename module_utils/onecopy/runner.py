@@ -5,21 +5,38 @@ Usage: ``main.py port NAME`` or ``main.py socket PATH``. Imports little: start-u
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import json
 import os
+import resource
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from . import runner_workload
+from . import cachestat, runner_workload
 from .runner_channel import PortChannel, SocketChannel, find_port
 
 VERSION = 1
 _LINE_LIMIT = 4 << 20
 _DESCRIPTORS = 1 << 18
 _VMSTAT = frozenset(
-    ("pgpgin", "pgpgout", "pgfault", "pgmajfault", "pgscan_kswapd", "pgscan_direct", "pgsteal_kswapd", "pgsteal_direct")
-    + ("workingset_refault_file", "workingset_activate_file", "pswpin", "pswpout", "nr_dirty", "nr_writeback")
+    {
+        "pgpgin",
+        "pgpgout",
+        "pgfault",
+        "pgmajfault",
+        "pgscan_kswapd",
+        "pgscan_direct",
+        "pgsteal_kswapd",
+        "pgsteal_direct",
+        "workingset_refault_file",
+        "workingset_activate_file",
+        "pswpin",
+        "pswpout",
+        "nr_dirty",
+        "nr_writeback",
+    }
 )
 _MOUNT_FLAGS = {"ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8, "remount": 32, "noatime": 1024, "bind": 4096}
 _RB_POWER_OFF = 0x4321FEDC
@@ -43,11 +60,7 @@ class Runner:
         self.is_guest = is_guest
         self.is_done = False
         self._held: dict[str, list[int]] = {}
-        self._operations: dict[str, Callable[..., Result]] = {
-            name: getattr(self, f"op_{name}")
-            for name in ("hello", "mount", "unmount", "drop", "prefetch", "hold", "residency", "release", "run", "memory")
-            + ("counters", "fstrim", "statfs", "poweroff")
-        }
+        self._operations: dict[str, Callable[..., Result]] = {name.removeprefix("op_"): getattr(self, name) for name in dir(self) if name.startswith("op_")}
 
     def answer(self, line: bytes) -> bytes:
         """The answer to one request line: always one line, always with the request's id."""
@@ -55,9 +68,7 @@ class Runner:
         try:
             request = json.loads(line)
             request_id = request.pop("id")
-            operation = self._operations.get(request.pop("op"))
-            if operation is None:
-                raise OperationError("internal", "no such operation")
+            operation = self._operations.get(request.pop("op"), _unknown)
             answer: Result = {"id": request_id, "ok": True, "result": operation(**request)}
         except BrokenPipeError:
             raise
@@ -65,7 +76,7 @@ class Runner:
             answer = _failure(request_id, error.reason, str(error))
         except runner_workload.WorkloadError as error:
             answer = _failure(request_id, "workload_failed", str(error))
-        except Exception as error:  # noqa: BLE001  whatever it was: the host is told, and the runner lives on
+        except Exception as error:  # whatever it was: the host is told, and the runner lives on
             answer = _failure(request_id, "internal", f"{type(error).__name__}: {error}")
         return json.dumps(answer, separators=(",", ":")).encode() + b"\n"
 
@@ -88,7 +99,7 @@ class Runner:
                 data.append(option)
             else:
                 flags |= flag
-        _libc_call("mount", source.encode(), target.encode(), fstype.encode(), _long(flags), ",".join(data).encode())
+        _libc_call("mount", source.encode(), target.encode(), fstype.encode(), ctypes.c_ulong(flags), ",".join(data).encode())
         return {}
 
     def op_unmount(self, target: str) -> Result:
@@ -105,8 +116,6 @@ class Runner:
 
     def op_prefetch(self, trees: list[str]) -> Result:
         """Read every file below ``trees`` once."""
-        from . import cachestat
-
         total = 0
         for tree in trees:
             for path in cachestat.walk_files(tree):
@@ -119,8 +128,6 @@ class Runner:
 
     def op_hold(self, parts: dict[str, str]) -> Result:
         """Open every file of the parts and keep it open."""
-        from . import cachestat
-
         self.op_release()
         _raise_descriptor_limit()
         result = {}
@@ -175,8 +182,6 @@ class Runner:
 
     def op_fstrim(self, target: str) -> Result:
         """Discard the free blocks of a file system."""
-        import fcntl
-
         fd = os.open(target, os.O_RDONLY)
         try:
             # struct fstrim_range {u64 start, len, minlen}, _IOWR('X', 121)
@@ -218,8 +223,6 @@ class _Residency:
 
     def add(self, fd: int) -> None:
         """Count one open file; cachestat(2) on a DAX file could crash the kernel and is refused by cachestat()."""
-        from . import cachestat
-
         self.files += 1
         try:
             counted = cachestat.cachestat(fd)
@@ -245,8 +248,6 @@ class _Residency:
 
 
 def _tree_residency(directory: str) -> Result:
-    from . import cachestat
-
     total = _Residency()
     for path in cachestat.walk_files(directory):
         fd = os.open(path, os.O_RDONLY)
@@ -255,6 +256,10 @@ def _tree_residency(directory: str) -> Result:
         finally:
             os.close(fd)
     return total.as_dict()
+
+
+def _unknown(**arguments: object) -> Result:
+    raise OperationError("internal", "no such operation")
 
 
 def _failure(request_id: object, reason: str, message: str) -> Result:
@@ -267,8 +272,6 @@ def _read(path: str) -> str:
 
 
 def _raise_descriptor_limit() -> None:
-    import resource
-
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < _DESCRIPTORS:
         try:
@@ -277,15 +280,7 @@ def _raise_descriptor_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _long(value: int) -> object:
-    import ctypes
-
-    return ctypes.c_ulong(value)
-
-
 def _libc_call(name: str, *arguments: object) -> None:
-    import ctypes
-
     libc = ctypes.CDLL(None, use_errno=True)
     if getattr(libc, name)(*arguments):
         shown = " ".join(argument.decode() for argument in arguments if isinstance(argument, bytes))

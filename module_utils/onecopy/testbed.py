@@ -120,6 +120,8 @@ def boot(spec: BootSpec, paths: HostPaths, deadline_seconds: float = 60) -> Boot
     """
     try:
         plan = arrangement.arrange(spec, paths)
+        if plan.guest:
+            qemu.argv(plan.guest)  # contradictions show before anything is touched
         _require(plan, paths)
     except ValueError as error:
         raise BootError("internal", str(error)) from error
@@ -266,20 +268,25 @@ def _wait_for(socket_path: Path, plan: Arrangement, seconds: float) -> None:
 
 def _as_boot_error(error: BaseException, plan: Arrangement) -> BootError | None:
     """What went wrong, in the schema's words; None for what is not ours (an interrupt)."""
-    if isinstance(error, BootError):
-        return error
-    if isinstance(error, image.NoSpaceError):
-        return BootError("no_space", str(error))
-    if isinstance(error, RunnerError):
-        return BootError(error.reason, error.message)
-    if isinstance(error, RunnerLost):
-        time.sleep(0.2)  # systemd notices a death a moment after the socket does
-        if all(units.state(unit).is_running for unit in filter(None, (plan.daemon_unit, plan.unit))):
-            return BootError("guest_not_ready", f"the runner did not answer: {error}; {_last_line(plan.console)}")
-        return BootError(*_diagnose(plan))
-    if isinstance(error, (CommandError, DaemonError, ValueError, OSError)):
-        return BootError("internal", str(error))
+    match error:
+        case BootError():
+            return error
+        case image.NoSpaceError():
+            return BootError("no_space", str(error))
+        case RunnerError():
+            return BootError(error.reason, error.message)
+        case RunnerLost():
+            return BootError(*_why_lost(error, plan))
+        case CommandError() | DaemonError() | ValueError() | OSError():
+            return BootError("internal", str(error))
     return None
+
+
+def _why_lost(error: RunnerLost, plan: Arrangement) -> tuple[str, str]:
+    time.sleep(0.2)  # systemd notices a death a moment after the socket does
+    if all(units.state(unit).is_running for unit in filter(None, (plan.daemon_unit, plan.unit))):
+        return "guest_not_ready", f"the runner did not answer: {error}; {_last_line(plan.console)}"
+    return _diagnose(plan)
 
 
 def _diagnose(plan: Arrangement) -> tuple[str, str]:

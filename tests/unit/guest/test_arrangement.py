@@ -1,0 +1,128 @@
+"""What one boot of each system consists of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ansible.module_utils.onecopy import arrangement, qemu, testbed
+from ansible.module_utils.onecopy.arrangement import BootSpec, Mount
+from ansible.module_utils.onecopy.paths import HostPaths
+from ansible.module_utils.onecopy.systems import SYSTEMS
+
+PATHS = HostPaths(Path("/state"))
+
+
+def spec(system: str, **options: object) -> BootSpec:
+    return BootSpec(system, system, "smoke", "tcg", 384, 1, options=options)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_system_has_an_arrangement(system: str) -> None:
+    plan = arrangement.arrange(spec(system), PATHS)
+    assert (plan.guest is None) == (system == "hfs")
+    if plan.guest:
+        assert qemu.argv(plan.guest)
+        assert plan.unit == "onecopy-guest@trial.service"
+        assert [mount.target for mount in plan.data_mounts][-1] == "/data"
+        assert "ro" in plan.data_mounts[-1].options.split(",")
+        assert plan.scratch_mounts[-1].target == "/scratch"
+    else:
+        assert plan.unit == "onecopy-hfs-runner@trial.service"
+
+
+def test_images_keep_scratch_and_data_on_disks_of_the_same_kind() -> None:
+    for system, cache, aio in (("gfs", "writeback", "threads"), ("gfs_direct", "none", "native")):
+        guest = arrangement.arrange(spec(system), PATHS).guest
+        assert guest
+        root, scratch, data = guest.disks
+        assert (root.name, root.cache, root.is_readonly) == ("root", "none", True)
+        assert (scratch.name, scratch.cache, scratch.aio, scratch.is_readonly) == ("scratch", cache, aio, False)
+        assert (data.name, data.cache, data.aio, data.is_readonly) == ("data", cache, aio, True)
+        assert data.path == Path(f"/state/store/images/smoke/{system}.img")
+
+
+def test_tuning_reaches_the_data_disk() -> None:
+    guest = arrangement.arrange(spec("gfs_direct", aio="io_uring", iothread=True, queues=2, queue_size=64), PATHS).guest
+    assert guest
+    data = guest.disks[-1]
+    assert (data.aio, data.has_iothread, data.queues, data.queue_size) == ("io_uring", True, 2, 64)
+
+
+def test_pmem_is_mounted_with_dax_and_brings_its_modules() -> None:
+    plan = arrangement.arrange(spec("gfs_pmem_dax"), PATHS)
+    assert plan.guest
+    assert plan.guest.modules == ("libnvdimm", "nd_btt", "nd_pmem", "nd_virtio", "virtio_pmem")
+    assert plan.data_mounts == (Mount("/dev/pmem0", "/data", "ext4", "ro,noload,noatime,dax=always"),)
+
+
+def test_shares_are_bound_read_only() -> None:
+    plan = arrangement.arrange(spec("virtiofs_auto"), PATHS)
+    assert plan.daemon_unit == "onecopy-virtiofsd@trial.service"
+    assert plan.scratch_image is None
+    assert plan.data_mounts == (
+        Mount("onecopy", "/share", "virtiofs", ""),
+        Mount("/share/data", "/data", "", "bind"),
+        Mount("", "/data", "", "remount,bind,ro,noatime"),
+    )
+
+
+def test_myfs_is_served_by_hostfsd() -> None:
+    plan = arrangement.arrange(spec("myfs", window_mib=1024, inode_dax_kib=64, dax_always=True), PATHS)
+    assert plan.daemon_unit == "onecopy-hostfsd@trial.service"
+    assert plan.data_mounts[0].options == "dax=always"
+    argv = arrangement.daemon_argv(plan, PATHS)
+    assert argv[1] == "/state/hostfsd.pyz"
+    assert argv[argv.index("--window") + 1] == "1024M"
+    assert argv[argv.index("--inode-dax") + 1] == "64K"
+
+
+def test_hfs_sees_data_at_the_same_places() -> None:
+    plan = arrangement.arrange(spec("hfs"), PATHS)
+    assert arrangement.hfs_service(plan) == [
+        "RootDirectory=/run/onecopy/guests/trial/root",
+        "BindReadOnlyPaths=/state/store/shares/smoke/data:/data",
+        "BindPaths=/state/store/shares/smoke/scratch:/scratch",
+        "BindPaths=/run/onecopy/guests/trial:/run/onecopy",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (spec("gsf"), "unknown system 'gsf': known: hfs, gfs"),
+        (spec("gfs", oi="native"), "unknown option 'oi'"),
+        (spec("gfs", queues="two"), "queues must be a whole number"),
+        (spec("gfs", queues=True), "queues must be a whole number"),
+    ],
+)
+def test_wrong_specs_are_refused(wrong: BootSpec, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        arrangement.arrange(wrong, PATHS)
+
+
+def test_a_boot_says_which_role_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(testbed.BootError, match=r"guest/root.img is missing: apply role guest_image") as caught:
+        testbed.boot(spec("gfs"), HostPaths(tmp_path))
+    assert caught.value.reason == "internal"
+
+
+@pytest.mark.parametrize("wrong", [spec("gfs", aio="native"), replace(spec("gfs", icount=True), cpus=2)])
+def test_a_boot_refuses_a_contradiction_before_it_touches_anything(tmp_path: Path, wrong: BootSpec) -> None:
+    with pytest.raises(testbed.BootError, match="needs"):
+        testbed.boot(wrong, HostPaths(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_attached_where_nothing_runs(tmp_path: Path) -> None:
+    assert testbed.attach(replace(spec("gfs"), name="no-such-guest"), HostPaths(tmp_path)) is None
+
+
+def test_the_console_tells_why_a_kernel_died(tmp_path: Path) -> None:
+    console = tmp_path / "console.log"
+    assert testbed._last_line(console) == ""
+    console.write_text("Booting from ROM..\n")
+    assert testbed._last_line(console) == "console: Booting from ROM.."
+    console.write_text("[ 1.0] Kernel panic - not syncing: VFS\n[ 1.1] Kernel Offset: disabled\n\n")
+    assert testbed._last_line(console) == "console: [ 1.0] Kernel panic - not syncing: VFS"
