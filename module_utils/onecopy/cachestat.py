@@ -26,6 +26,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64)
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
 
 
@@ -205,19 +206,35 @@ def _mincore(fd: int, first: int, pages: int) -> int:
     end = (first + pages) * PAGE_SIZE
     for offset in range(first * PAGE_SIZE, end, _MINCORE_WINDOW):
         length = min(_MINCORE_WINDOW, end - offset)
-        address = _libc.mmap(None, length, 1, 1, fd, offset)  # PROT_READ, MAP_SHARED
-        if address == _MAP_FAILED:
-            raise _os_error(fd)
+        address = map_file(fd, offset, length)
         try:
-            vector = ctypes.create_string_buffer(length // PAGE_SIZE)
-            if _libc.mincore(address, length, vector):
-                raise _os_error(fd)
-            # Only bit 0 is defined; the kernel leaves the others 0 today.
-            raw = vector.raw
-            resident += raw.count(1) if raw.count(0) + raw.count(1) == len(raw) else sum(byte & 1 for byte in raw)
+            resident += resident_vector(address, length).count(1)
         finally:
-            _libc.munmap(address, length)
+            unmap(address, length)
     return resident
+
+
+def map_file(fd: int, offset: int, length: int) -> int:
+    """Map a range of a file for reading, shared with the page cache, and return the address. Give it back by unmap()."""
+    address = _libc.mmap(None, length, 1, 1, fd, offset)  # PROT_READ, MAP_SHARED
+    if address == _MAP_FAILED:
+        raise _os_error(fd)
+    # Touching a page must not read others in.
+    _libc.madvise(address, length, 1)  # MADV_RANDOM
+    return int(address)
+
+
+def unmap(address: int, length: int) -> None:
+    """Take back what map_file() mapped."""
+    _libc.munmap(address, length)
+
+
+def resident_vector(address: int, length: int) -> bytes:
+    """One byte a page of a mapping: 1 for resident. Raises OSError."""
+    vector = ctypes.create_string_buffer(-(-length // PAGE_SIZE))
+    if _libc.mincore(address, length, vector):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return vector.raw
 
 
 def _os_error(fd: int) -> OSError:
