@@ -37,7 +37,7 @@ def check(document: Any, name: str) -> dict[str, Any]:
         raise ClaimsError(f"{name}: format version {document['schema']!r}: this kit reads version {SCHEMA}")
     seen: set[str] = set()
     for claim in document["claims"]:
-        place = f"{name}: {claim.get('id', 'a claim without id')}"
+        place = f"{name}: {_name(claim, 'id', 'a claim without id')}"
         _known(place, claim, _CLAIM_KEYS, {"id", "text", "comparisons"})
         if claim["id"] in seen:
             raise ClaimsError(f"{place}: the id is taken")
@@ -45,7 +45,7 @@ def check(document: Any, name: str) -> dict[str, Any]:
         if not claim["comparisons"] and "awaits" not in claim:
             raise ClaimsError(f"{place}: has no comparison and does not say what it awaits")
         for comparison in claim["comparisons"]:
-            _check_comparison(f"{place}: {comparison.get('name', 'a comparison without name')}", comparison)
+            _check_comparison(f"{place}: {_name(comparison, 'name', 'a comparison without name')}", comparison)
     return document
 
 
@@ -68,6 +68,10 @@ def _check_comparison(place: str, comparison: dict[str, Any]) -> None:
         raise ClaimsError(f"{place}: within: a ratio's bounds are above zero")
     if sorted(numbers) != numbers:
         raise ClaimsError(f"{place}: within: at least {numbers[0]} is above at most {numbers[1]}")
+
+
+def _name(found: Any, key: str, otherwise: str) -> str:
+    return str(found.get(key, otherwise)) if isinstance(found, dict) else otherwise
 
 
 def _known(place: str, found: Any, allowed: set[str], required: set[str]) -> None:

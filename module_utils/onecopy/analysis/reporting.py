@@ -36,9 +36,9 @@ def make(path: Path, claims_path: Path, templates: Path) -> Report:
 
 
 def store(made: Report, *, dry: bool = False) -> bool:
-    """Write what differs from what is there, each file whole or not at all; returns whether anything differed (``dry``: would).
+    """Write what differs from what is there, each file whole or not at all; returns whether anything differed.
 
-    Raises RunError when a file cannot be written.
+    Nothing is written ``dry``. Raises RunError when a file cannot be written.
     """
     changed = False
     for name, text in made.files.items():
@@ -58,13 +58,13 @@ def store(made: Report, *, dry: bool = False) -> bool:
 
 
 def newest(path: Path) -> Path:
-    """``path`` when it is a run, otherwise the newest run in it. Raises RunError."""
+    """``path`` when it is a run, otherwise the newest run of an experiment, or of all of them. Raises RunError."""
     if (path / "plan.json").is_file():
         return path
-    runs = sorted(file.parent for file in path.glob("*/plan.json"))
+    runs = [file.parent for pattern in ("*/plan.json", "*/*/plan.json") for file in path.glob(pattern)]
     if not runs:
         raise RunError(f"{path}: holds no run: name the directory of a run or of an experiment")
-    return runs[-1]
+    return max(runs, key=lambda run: run.name)
 
 
 def lines(summary: Mapping[str, Any], directory: Path) -> list[str]:

@@ -173,7 +173,7 @@ def row_name(run: Run, row: Row) -> str:
     """How a row is called: its label, with what tells it apart in this run."""
     name = str(row["label"])
     if row["guests"] > 1:
-        name += f" × {row['guests']}"
+        name += f" with {row['guests']} guests"
     return f"{name} @ {row['host']}" if len(run.hosts) > 1 else name
 
 

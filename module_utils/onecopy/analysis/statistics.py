@@ -128,8 +128,8 @@ def geometric_mean_ratio(
     complete = sorted(_complete(of) & _complete(to))
     if not complete:
         raise ValueError("no workload ran in every boot of both sides")
-    means = [_boot_log_means([side[workload] for workload in complete]) for side in (of, to)]
-    return _ratio_of_logs(*means, confidence, tuple(complete))
+    of_means, to_means = (_boot_log_means([side[workload] for workload in complete]) for side in (of, to))
+    return _ratio_of_logs(of_means, to_means, confidence, tuple(complete))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

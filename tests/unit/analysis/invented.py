@@ -19,8 +19,9 @@ if __name__ == "__main__":
     # Under pytest tests/conftest.py does this.
     ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
 
-from ansible.module_utils.onecopy.plan import make_plan  # noqa: E402
-from ansible.module_utils.onecopy.systems import SYSTEMS  # noqa: E402
+from ansible.module_utils.onecopy.analysis import reporting
+from ansible.module_utils.onecopy.plan import make_plan
+from ansible.module_utils.onecopy.systems import SYSTEMS
 
 RUN_ID = "20110401T000000Z-invented"
 HOST = "invented-host"
@@ -143,7 +144,7 @@ def records(
     made = []
     for trial in plan["trials"]:
         boot = luck.setdefault(trial["block"], generator.gauss(0, noise))
-        record = _record(plan, trial, host, boot, generator, noise)
+        record = _record(plan, trial, host, boot, generator, noise=noise)
         if change:
             change(record)
         made.append(record)
@@ -168,7 +169,7 @@ def plan(accelerator: str = "tcg", **changes: Any) -> dict[str, Any]:
 
 
 def _record(
-    plan: Mapping[str, Any], trial: Mapping[str, Any], host: str, boot: float, generator: random.Random, noise: float
+    plan: Mapping[str, Any], trial: Mapping[str, Any], host: str, boot: float, generator: random.Random, *, noise: float
 ) -> dict[str, Any]:
     seconds = (
         SECONDS[trial["system"]] * WEIGHTS.get(trial["workload"], 1.0) * (1 + boot + generator.gauss(0, noise / 3))
@@ -239,8 +240,6 @@ def golden_run() -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def main(directory: Path) -> None:
-    from ansible.module_utils.onecopy.analysis import reporting
-
     made, found = golden_run()
     store(directory, made, found)
     claims = PROJECT / "experiments" / "claims.yml"

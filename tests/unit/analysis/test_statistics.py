@@ -31,7 +31,8 @@ def test_the_interval_covers_what_it_says(boots: int) -> None:
     for _ in range(1000):
         luck = generator.normal(0, 0.05, (boots, 1)) + generator.normal(0, 0.02, (boots, 3))
         found = statistics.estimate(sample(np.exp(luck).tolist()), logs=True)
-        assert found.low is not None and found.high is not None
+        assert found.low is not None
+        assert found.high is not None
         hits += found.low <= 1.0 <= found.high
     assert 0.92 <= hits / 1000 <= 0.98
 
@@ -66,7 +67,8 @@ def test_a_ratio_covers_what_it_says() -> None:
     for _ in range(1000):
         of, to = (sample(np.exp(generator.normal(0, 0.05, (4, 2))).tolist()) for _ in range(2))
         found = statistics.geometric_mean_ratio({"cat": of}, {"cat": to})
-        assert found.low is not None and found.high is not None
+        assert found.low is not None
+        assert found.high is not None
         hits += found.low <= 1.0 <= found.high
     assert 0.92 <= hits / 1000 <= 0.98
 
@@ -113,8 +115,10 @@ def test_scaling_one_side_scales_the_ratio(boots: list[list[float]], factor: flo
     scaled = [[value * factor for value in values] for values in boots]
     found = statistics.geometric_mean_ratio({"cat": sample(scaled)}, {"cat": sample(boots)})
     assert math.isclose(found.value, factor, rel_tol=1e-9)
-    assert found.low is not None and found.high is not None
-    assert found.low <= factor * (1 + 1e-9) and found.high >= factor * (1 - 1e-9)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= factor * (1 + 1e-9)
+    assert found.high >= factor * (1 - 1e-9)
 
 
 def test_equal_counts_have_an_interval_of_no_width() -> None:
