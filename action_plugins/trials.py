@@ -17,7 +17,7 @@ if str(PROJECT / "module_utils") not in ansible.module_utils.__path__:
     # Modules find the project's code by ansible.cfg; plugins, which run in Ansible's own process, do not.
     ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
 
-from ansible.module_utils.onecopy import progress, run_directory  # noqa: E402
+from ansible.module_utils.onecopy import progress, run_directory
 
 RECONNECT_SECONDS = 5
 display = Display()
@@ -45,8 +45,8 @@ class ActionModule(ActionBase):
                 self.plan,
                 [str(host) for host in self.task_vars.get("ansible_play_hosts", [self.host])],
                 PROJECT,
-                datetime.now(UTC),
-                bool(arguments.get("new_run", False)),
+                now=datetime.now(UTC),
+                is_new=bool(arguments.get("new_run", False)),
             )
         except run_directory.RunDirectoryError as error:
             raise AnsibleActionFail(str(error)) from error

@@ -212,30 +212,34 @@ def _check_renamed_dataset(experiment: Mapping[str, Any], name: str) -> None:
 
 
 def _schema_message(error: Any) -> str:  # jsonschema leaves its fields untyped
-    if error.validator == "additionalProperties":
-        known = error.schema["properties"]
-        unknown = next(key for key in error.instance if key not in known)
-        return f"unknown key {unknown!r}{_meant(str(unknown), known)}"
-    if error.validator == "required":
-        missing = next(key for key in error.schema["required"] if key not in error.instance)
-        return f"key {missing!r} is missing: add it"
-    if error.validator == "type":
-        wanted = [error.validator_value] if isinstance(error.validator_value, str) else error.validator_value
-        return f"must be {' or '.join(_TYPES[kind] for kind in wanted)}, not {error.instance!r}"
-    if error.validator == "enum":
-        return f"unknown value {error.instance!r}{_meant(str(error.instance), [str(value) for value in error.validator_value])}"
-    if error.validator in ("minimum", "exclusiveMinimum"):
-        return f"{error.instance!r} is too small: {'at least' if error.validator == 'minimum' else 'more than'} {error.validator_value}"
-    if error.validator == "maximum":
-        return f"{error.instance!r} is too large: at most {error.validator_value}"
-    if error.validator == "pattern":
-        return f"{error.instance!r} is no name: small letters, digits and _ alone, a letter first, at most 32"
-    if error.validator in ("minItems", "minLength"):
-        return "must not be empty"
-    if error.validator == "uniqueItems":
-        twice = next(item for item in error.instance if error.instance.count(item) > 1)
-        return f"{twice!r} is named twice: once is enough"
-    return _one_line(error.message)
+    value, limit = error.instance, error.validator_value
+    match error.validator:
+        case "additionalProperties":
+            known = error.schema["properties"]
+            unknown = next(key for key in value if key not in known)
+            message = f"unknown key {unknown!r}{_meant(str(unknown), known)}"
+        case "required":
+            message = f"key {next(key for key in limit if key not in value)!r} is missing: add it"
+        case "type":
+            kinds = [limit] if isinstance(limit, str) else limit
+            message = f"must be {' or '.join(_TYPES[kind] for kind in kinds)}, not {value!r}"
+        case "enum":
+            message = f"unknown value {value!r}{_meant(str(value), [str(choice) for choice in limit])}"
+        case "minimum":
+            message = f"{value!r} is too small: at least {limit}"
+        case "exclusiveMinimum":
+            message = f"{value!r} is too small: more than {limit}"
+        case "maximum":
+            message = f"{value!r} is too large: at most {limit}"
+        case "pattern":
+            message = f"{value!r} is no name: small letters, digits and _ alone, a letter first, at most 32"
+        case "minItems" | "minLength":
+            message = "must not be empty"
+        case "uniqueItems":
+            message = f"{next(item for item in value if value.count(item) > 1)!r} is named twice: once is enough"
+        case _:
+            message = _one_line(error.message)
+    return message
 
 
 def _place(path: Iterable[str | int]) -> str:

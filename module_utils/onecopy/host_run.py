@@ -26,7 +26,13 @@ class HostRunError(Exception):
 
 
 def start(
-    plan: Mapping[str, Any], run_id: str, host: str, paths: HostPaths, machine: Path = MACHINE, runtime: Path = RUNTIME
+    plan: Mapping[str, Any],
+    run_id: str,
+    host: str,
+    paths: HostPaths,
+    *,
+    machine: Path = MACHINE,
+    runtime: Path = RUNTIME,
 ) -> dict[str, Any]:
     """Make this host ready for slices of ``plan``; nothing is started where something is missing. Returns ``facts`` and ``resumed``.
 
@@ -47,7 +53,7 @@ def start(
 
 
 def work(
-    run_id: str, host: str, paths: HostPaths, seconds: float, skip: int, machine: Path = MACHINE
+    run_id: str, host: str, paths: HostPaths, *, seconds: float, skip: int, machine: Path = MACHINE
 ) -> dict[str, Any]:
     """One slice. Returns ``records`` from the ``skip``-th whole line on, ``lines`` (how many there are), ``remaining``, ``boots``.
 
@@ -59,7 +65,7 @@ def work(
     directory = paths.run(run_id)
     try:
         plan = json.loads((directory / "plan.json").read_text(encoding="utf-8"))
-        done = slices.run_slice(plan, run_id, host, paths, seconds)
+        done = slices.run_slice(plan, run_id, host, paths, seconds=seconds)
     except (OSError, ValueError, slices.SliceError) as error:
         raise HostRunError(" ".join(str(error).split())) from error
     every = records.read(directory / "results.jsonl")

@@ -6,6 +6,7 @@ controller. Only the standard library and nothing of this package is imported: t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -85,10 +86,8 @@ def stop_holder(path: Path, grace_seconds: float = 5.0) -> int | None:
         return None
     pid = int(holder["pid"])
     for number, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, grace_seconds)):
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-        except ProcessLookupError:
-            pass
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if holder_of(path) is None:

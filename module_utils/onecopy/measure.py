@@ -31,7 +31,15 @@ _HOST_MEMORY: Final = (
     "AnonPages",
     "Mapped",
     "Shmem",
-) + ("KReclaimable", "Slab", "SReclaimable", "SUnreclaim", "KernelStack", "PageTables", "SwapTotal", "SwapFree")
+    "KReclaimable",
+    "Slab",
+    "SReclaimable",
+    "SUnreclaim",
+    "KernelStack",
+    "PageTables",
+    "SwapTotal",
+    "SwapFree",
+)
 _IDLE: Final = ("idle", "iowait")
 
 

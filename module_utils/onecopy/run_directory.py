@@ -85,7 +85,7 @@ class RunDirectory:
 
 
 def find_or_start(
-    reports: Path, plan: Mapping[str, Any], hosts: Sequence[str], project: Path, now: datetime, is_new: bool = False
+    reports: Path, plan: Mapping[str, Any], hosts: Sequence[str], project: Path, *, now: datetime, is_new: bool = False
 ) -> tuple[RunDirectory, bool]:
     """The run to go on with and whether it was there before.
 

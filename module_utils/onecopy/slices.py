@@ -75,6 +75,7 @@ def run_slice(
     run_id: str,
     host: str,
     paths: HostPaths,
+    *,
     seconds: float = 30.0,
     bed: Testbed = testbed,
     drop_host: Callable[[], None] | None = None,
@@ -92,7 +93,7 @@ def run_slice(
         left = [trial for trial in plan["trials"] if trial["id"] not in done]
         result = Slice(len(plan["trials"]) - len(left), len(left))
         if left:
-            context = _context(plan, run_id, host, paths, drop_host, clock)
+            context = _context(plan, run_id, host, paths, drop_host=drop_host, clock=clock)
             _Worker(context, run, paths, bed, result).work(left, clock() + seconds)
         if not result.remaining:
             bed.sweep(paths)
@@ -202,6 +203,7 @@ def _context(
     run_id: str,
     host: str,
     paths: HostPaths,
+    *,
     drop_host: Callable[[], None] | None,
     clock: Callable[[], float],
 ) -> Context:

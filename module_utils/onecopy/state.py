@@ -12,6 +12,7 @@ import os
 import posixpath
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final
 
 from .host_data import READ_PARTS, HostData, Residency
@@ -111,12 +112,7 @@ def reach(boot: Boot, data: HostData, wanted: Wanted, drop_host: Callable[[], No
 def programs(workload: Workload) -> list[str]:
     """Files of the programs that a pipeline starts."""
     names = {argv[0] for argv in workload.pipeline}
-    names |= {
-        following
-        for argv in workload.pipeline
-        for word, following in zip(argv, argv[1:], strict=False)
-        if word == "-exec"
-    }
+    names |= {following for argv in workload.pipeline for word, following in pairwise(argv) if word == "-exec"}
     return sorted(name if name.startswith("/") else f"/usr/bin/{name}" for name in names)
 
 

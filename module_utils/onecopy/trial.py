@@ -19,7 +19,7 @@ from .workloads import Places, Workload, bytes_missed, command_line
 
 RECORD_SCHEMA: Final = 1
 REASONS: Final = frozenset(
-    (
+    {
         "state_missed",
         "bytes_missed",
         "workload_failed",
@@ -27,8 +27,12 @@ REASONS: Final = frozenset(
         "guest_not_ready",
         "guest_died",
         "daemon_died",
-    )
-    + ("runner_lost", "no_space", "mount_failed", "disturbed", "internal")
+        "runner_lost",
+        "no_space",
+        "mount_failed",
+        "disturbed",
+        "internal",
+    }
 )
 # The answer travels after the workload's own limit, from a guest that may just have been busy.
 _ANSWER_SECONDS: Final = 30.0
@@ -68,7 +72,7 @@ def run_trial(context: Context, trial: Mapping[str, Any], boot: Boot, data: Host
     phases = state.Phases(context.clock)
     fit = True
     try:
-        _measure(context, trial, boot, data, record, phases)
+        _measure(context, boot, data, record, phases)
         record["status"] = "ok"
     except _Outcome as outcome:
         record |= {"status": outcome.status, "reason": outcome.reason, "message": _one_line(outcome)}
@@ -88,7 +92,7 @@ def run_trial(context: Context, trial: Mapping[str, Any], boot: Boot, data: Host
     except OSError as error:
         reason = "no_space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "internal"
         record |= {"status": "failed", "reason": reason, "message": _one_line(error)}
-    except Exception as error:  # noqa: BLE001  a bug is a failed trial, seen in the report, and not the end of a night's run
+    except Exception as error:  # a bug is a failed trial, seen in the report, and not the end of a night's run
         record |= {"status": "failed", "reason": "internal", "message": _one_line(f"{type(error).__name__}: {error}")}
     if fit:
         fit = _tidy_up(context, trial, boot)
@@ -124,9 +128,9 @@ def new_record(context: Context, trial: Mapping[str, Any]) -> Record:
     }
 
 
-def _measure(
-    context: Context, trial: Mapping[str, Any], boot: Boot, data: HostData, record: Record, phases: state.Phases
-) -> None:
+def _measure(context: Context, boot: Boot, data: HostData, record: Record, phases: state.Phases) -> None:
+    """Fill in the trial's ``record``; raises where it is not ok."""
+    trial = record
     workload = context.workloads[trial["workload"]]
     has_guest = trial["guest_cache"] != "none"
     is_residency = trial["kind"] == "residency"

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible.module_utils.onecopy import runner_workload
 from ansible.module_utils.onecopy.paths import HostPaths
@@ -36,7 +36,7 @@ class Points:
 class FakeRunner:
     """Answers like the runner of a guest whose page cache is ``cached``."""
 
-    hello = {"version": 1, "kernel": "6.12-fake"}
+    hello: ClassVar = {"version": 1, "kernel": "6.12-fake"}
 
     def __init__(self, boot: FakeBoot) -> None:
         self.boot = boot

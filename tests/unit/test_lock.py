@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from ansible.module_utils.onecopy import knobs, lock, run_unit
 
 HOLDER = {"run_id": "R1", "experiment": "paper", "host": "box1", "since": "2026-01-01T00:00:00+00:00"}
@@ -152,7 +151,7 @@ def test_knob_comes_back_after_a_kill(tmp_path: Path) -> None:
 def test_knob_that_does_not_take_the_value_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(knobs.KnobError, match="cannot be read"):
         knobs.set_knob(tmp_path / "knobs", tmp_path / "none", "1")
-    with pytest.raises(knobs.KnobError, match="was set to '1' and is ''|cannot be set"):
+    with pytest.raises(knobs.KnobError, match=r"was set to '1' and is ''|cannot be set"):
         knobs.set_knob(tmp_path / "knobs", Path("/dev/null"), "1")
 
 

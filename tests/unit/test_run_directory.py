@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from ansible.module_utils.onecopy import run_directory
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -26,9 +25,14 @@ PLAN: dict[str, Any] = {
 
 
 def begin(
-    top: Path, plan: dict[str, Any] = PLAN, hosts: tuple[str, ...] = ("box1",), later: int = 0, **more: Any
+    top: Path,
+    plan: dict[str, Any] = PLAN,
+    hosts: tuple[str, ...] = ("box1",),
+    later: int = 0,
+    project: Path = Path("/"),
+    **more: Any,
 ) -> tuple[Any, bool]:
-    return run_directory.find_or_start(top, plan, hosts, PROJECT, NOW + timedelta(seconds=later), **more)
+    return run_directory.find_or_start(top, plan, hosts, project, now=NOW + timedelta(seconds=later), **more)
 
 
 def finish(run: run_directory.RunDirectory, host: str = "box1") -> None:
@@ -36,7 +40,7 @@ def finish(run: run_directory.RunDirectory, host: str = "box1") -> None:
 
 
 def test_new_run_has_plan_and_manifest(tmp_path: Path) -> None:
-    run, is_old = begin(tmp_path)
+    run, is_old = begin(tmp_path, project=PROJECT)
     assert (run.run_id, is_old) == ("20260102T030405Z", False)
     assert run.path == tmp_path / "tiny" / run.run_id
     assert run.plan() == PLAN

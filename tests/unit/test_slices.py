@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
-
 from ansible.module_utils.onecopy import plan as planning
 from ansible.module_utils.onecopy import records, slices
 from ansible.module_utils.onecopy.paths import HostPaths
-
 from fake_testbed import FakeTestbed, Points
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -57,7 +56,7 @@ def make(**changes: Any) -> dict[str, Any]:
 
 
 def go(plan: dict[str, Any], paths: HostPaths, bed: FakeTestbed, seconds: float = 60.0) -> slices.Slice:
-    return slices.run_slice(plan, RUN, "box1", paths, seconds, bed, drop_host=lambda: None)
+    return slices.run_slice(plan, RUN, "box1", paths, seconds=seconds, bed=bed, drop_host=lambda: None)
 
 
 def found(paths: HostPaths) -> list[dict[str, Any]]:
@@ -263,8 +262,10 @@ def test_orphan_slice_is_ended_first(paths: HostPaths) -> None:
     if pid == 0:
         go(slow, paths, FakeTestbed(paths.state))
         os._exit(0)
+    deadline = time.monotonic() + 20
     while not (paths.state / "runs.log").exists():
-        pass
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     quick = make(systems=["hfs"])
     assert go(quick, paths, FakeTestbed(paths.state)).remaining == 0
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -15

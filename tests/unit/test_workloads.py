@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -56,8 +57,6 @@ def size(*paths: str) -> int:
 
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_each_reads_what_it_declares(name: str, places: Places) -> None:
-    import json
-
     workload = WORKLOADS[name]
     wanted = (
         workload.reads.bytes
