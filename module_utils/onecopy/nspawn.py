@@ -68,7 +68,15 @@ def machine_has_systemd() -> bool:
 
 def nspawn_argv(box: Box) -> list[str]:
     """Return the argv of the instance itself."""
-    argv = ["systemd-nspawn", "--quiet", f"--directory={box.root}", f"--machine={box.name}", "--register=no", "--keep-unit", "--boot"]
+    argv = [
+        "systemd-nspawn",
+        "--quiet",
+        f"--directory={box.root}",
+        f"--machine={box.name}",
+        "--register=no",
+        "--keep-unit",
+        "--boot",
+    ]
     argv += ["--capability=all", "--resolv-conf=copy-host", "--link-journal=no", f"--bind={MACHINE_DIRECTORY}"]
     if box.apt_cache is not None:
         argv.append(f"--bind={box.apt_cache}:/var/cache/apt/archives")
@@ -77,9 +85,25 @@ def nspawn_argv(box: Box) -> list[str]:
 
 def unit_argv(box: Box) -> list[str]:
     """Return the argv that makes the instance a service of the machine's systemd."""
-    argv = ["systemd-run", "--quiet", f"--unit={box.unit}", "--description=onecopy box", "--collect", "--service-type=notify"]
-    argv += ["--property=Delegate=yes", "--property=KillMode=mixed", "--property=SuccessExitStatus=133", "--property=TasksMax=infinity"]
-    argv += [f"--property=TimeoutStopSec={STOP_SECONDS:.0f}", f"--property=StandardOutput=append:{box.log}", "--property=StandardError=inherit"]
+    argv = [
+        "systemd-run",
+        "--quiet",
+        f"--unit={box.unit}",
+        "--description=onecopy box",
+        "--collect",
+        "--service-type=notify",
+    ]
+    argv += [
+        "--property=Delegate=yes",
+        "--property=KillMode=mixed",
+        "--property=SuccessExitStatus=133",
+        "--property=TasksMax=infinity",
+    ]
+    argv += [
+        f"--property=TimeoutStopSec={STOP_SECONDS:.0f}",
+        f"--property=StandardOutput=append:{box.log}",
+        "--property=StandardError=inherit",
+    ]
     argv += [f"--setenv={key}={value}" for key, value in ENVIRONMENT.items()]
     if box.memory_mib:
         argv.append(f"--property=MemoryMax={box.memory_mib}M")
@@ -116,7 +140,22 @@ def create(box: Box, base: Path, public_key: str) -> None:
     run(["cp", "--archive", "--reflink=auto", str(base), str(partial)])
     (partial / "etc/hostname").write_text(f"{box.name}\n")
     (partial / "etc/hosts").write_text(f"127.0.0.1 localhost {box.name}\n::1 localhost\n")
-    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", box.name, "-f", str(partial / "etc/ssh/ssh_host_ed25519_key")])
+    # A base that was a host itself, as the layers of the molecule scenarios are, has a key already; ssh-keygen would ask.
+    (partial / "etc/ssh/ssh_host_ed25519_key").unlink(missing_ok=True)
+    run(
+        [
+            "ssh-keygen",
+            "-q",
+            "-t",
+            "ed25519",
+            "-N",
+            "",
+            "-C",
+            box.name,
+            "-f",
+            str(partial / "etc/ssh/ssh_host_ed25519_key"),
+        ]
+    )
     keys = partial / "root/.ssh/authorized_keys"
     keys.parent.mkdir(mode=0o700, exist_ok=True)
     keys.write_text(f"{public_key.strip()}\n")
@@ -138,7 +177,9 @@ def write_sshd_configuration(box: Box) -> None:
 def start(box: Box) -> None:
     """Start the box and wait until its SSH server answers."""
     if port_answers(box.port):
-        raise BoxError(f"{box.name}: something else listens on 127.0.0.1:{box.port}; give the box another port in inventories/box")
+        raise BoxError(
+            f"{box.name}: something else listens on 127.0.0.1:{box.port}; give the box another port in inventories/box"
+        )
     MACHINE_DIRECTORY.mkdir(mode=0o755, exist_ok=True)
     if box.apt_cache is not None:
         box.apt_cache.mkdir(parents=True, exist_ok=True)
@@ -161,7 +202,7 @@ def _spawn(box: Box) -> None:
             stderr=log,
             start_new_session=True,
             env=dict(os.environ, **ENVIRONMENT),
-            preexec_fn=lambda: cgroups.join(groups),
+            preexec_fn=lambda: cgroups.join(groups),  # noqa: PLW1509  one thread; no moment outside the groups
         )
     record = {"pid": process.pid, "start_ticks": start_ticks(Path(f"/proc/{process.pid}/stat").read_text())}
     box.pid_file.write_text(json.dumps(record))
@@ -182,7 +223,9 @@ def _wait_for_ssh(box: Box) -> None:
         if running_pid(box) is None:
             raise BoxError(f"{box.name}: ended while starting; its console's last lines: {console_tail(box)}")
         time.sleep(0.1)
-    raise BoxError(f"{box.name}: no SSH on 127.0.0.1:{box.port} after {START_SECONDS:.0f} s; its console's last lines: {console_tail(box)}")
+    raise BoxError(
+        f"{box.name}: no SSH on 127.0.0.1:{box.port} after {START_SECONDS:.0f} s; its console's last lines: {console_tail(box)}"
+    )
 
 
 def console_tail(box: Box, lines: int = 5) -> str:
