@@ -100,7 +100,11 @@ def main() -> None:
                 "type": "list",
                 "elements": "dict",
                 "default": [],
-                "options": {"qemu_pid": {"type": "int", "required": True}, "qmp": {"type": "path"}, "counters": {"type": "dict"}},
+                "options": {
+                    "qemu_pid": {"type": "int", "required": True},
+                    "qmp": {"type": "path"},
+                    "counters": {"type": "dict"},
+                },
             },
             "daemons": {
                 "type": "list",
@@ -117,7 +121,9 @@ def main() -> None:
     )
     params = module.params
     path = {name: Path(params[name]) for name in ("store",) if params[name]}
-    guests = [io_path.Guest(one["qemu_pid"], one["qmp"] and Path(one["qmp"]), one["counters"]) for one in params["guests"]]
+    guests = [
+        io_path.Guest(one["qemu_pid"], one["qmp"] and Path(one["qmp"]), one["counters"]) for one in params["guests"]
+    ]
     daemons = [io_path.Daemon(one["pid"], one["stats"] and Path(one["stats"])) for one in params["daemons"]]
     try:
         result = {"layers": io_path.snapshot(guests, daemons, **path)}
@@ -127,7 +133,9 @@ def main() -> None:
             result["amplification"] = io_path.amplification(result["change"], params["wanted_bytes"])
     except (OSError, ValueError, KeyError) as error:
         where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-        module.fail_json(msg=f"{where}{error}: is every guest and daemon still running, and every socket the right one?")
+        module.fail_json(
+            msg=f"{where}{error}: is every guest and daemon still running, and every socket the right one?"
+        )
     module.exit_json(changed=False, **result)
 
 

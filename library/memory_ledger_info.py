@@ -117,7 +117,9 @@ def main() -> None:
         module.fail_json(msg=f"{error.filename}: no such process: is the guest or daemon still running?")
     except (KeyError, TypeError) as error:
         module.fail_json(msg=f"before is not the snapshot of an earlier call with the same parties: {error}")
-    closed = {} if change is None else {"change": change, "is_closed": ledger.is_closed(change, params["dataset_bytes"])}
+    closed = (
+        {} if change is None else {"change": change, "is_closed": ledger.is_closed(change, params["dataset_bytes"])}
+    )
     module.exit_json(changed=False, snapshot=taken, ledger=ledger.ledger(taken), cgroups=cgroups, **closed)
 
 

@@ -40,5 +40,7 @@ def count(
         sources += [Source(f"guest {pid}", path) for path in backing]
         if not backing:
             private.append((f"guest {pid}", pid))
-    sources += [Source(f"daemon {pid}", path) for pid in daemons for path in page_frames.memfds(pid, is_guest_memory=False)]
+    sources += [
+        Source(f"daemon {pid}", path) for pid in daemons for path in page_frames.memfds(pid, is_guest_memory=False)
+    ]
     return page_frames.summary(page_frames.scan(sources, private, wanted), wanted)

@@ -27,7 +27,15 @@ class Place:
 SETTINGS: Final[Mapping[str, tuple[Place, ...]]] = {
     **{
         f"ksm_{name}": (Place(f"{_KSM}/{name}"),)
-        for name in ("max_page_sharing", "merge_across_nodes", "use_zero_pages", "smart_scan", "advisor_mode", "pages_to_scan", "sleep_millisecs")
+        for name in (
+            "max_page_sharing",
+            "merge_across_nodes",
+            "use_zero_pages",
+            "smart_scan",
+            "advisor_mode",
+            "pages_to_scan",
+            "sleep_millisecs",
+        )
     },
     "ksm_run": (Place(f"{_KSM}/run"),),
     "thp_enabled": (Place(f"{_THP}/enabled"),),

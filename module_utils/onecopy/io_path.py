@@ -32,10 +32,23 @@ _BLOCKSTATS: Final = {
     "wr_bytes": "write_bytes",
     "flush_operations": "flush_requests",
 }
-_FUSE: Final = {"requests_total": "requests", "read_bytes": "read_bytes", "write_bytes": "write_bytes", "errors": "errors"}
+_FUSE: Final = {
+    "requests_total": "requests",
+    "read_bytes": "read_bytes",
+    "write_bytes": "write_bytes",
+    "errors": "errors",
+}
 _FUSE_REQUESTS: Final = {"SETUPMAPPING": "map_requests", "REMOVEMAPPING": "unmap_requests"}
 # Evidence that a host was disturbed, beside its own work.
-_VMSTAT: Final = ("pgfault", "pgmajfault", "pswpin", "pswpout", "workingset_refault_file", "workingset_refault_anon", "oom_kill")
+_VMSTAT: Final = (
+    "pgfault",
+    "pgmajfault",
+    "pswpin",
+    "pswpout",
+    "workingset_refault_file",
+    "workingset_refault_anon",
+    "oom_kill",
+)
 _CPU_STATES: Final = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 _IDLE: Final = ("idle", "iowait", "steal")
 _TIMEOUT_SECONDS: Final = 5.0
@@ -90,7 +103,11 @@ def amplification(change: Mapping[str, Mapping[str, float]], wanted_bytes: int) 
         raise ValueError("a workload that wants no bytes has no amplification")
     counted = ("_bytes", "_requests", "_calls", "_faults")
     return {
-        layer: {name: value / wanted_bytes for name, value in counters.items() if name == "requests" or name.endswith(counted)}
+        layer: {
+            name: value / wanted_bytes
+            for name, value in counters.items()
+            if name == "requests" or name.endswith(counted)
+        }
         for layer, counters in change.items()
         if layer != "host"
     }
@@ -108,7 +125,11 @@ def process_counters(pid: int, proc: Path = Path("/proc")) -> dict[str, float]:
     threads = _thread_seconds(directory, pid)
     # Pool threads come and go: what is not a living thread's is theirs.
     threads["worker"] = threads.get("worker", 0.0) + max(0.0, total - sum(threads.values()))
-    return counters | {"cpu_seconds": total} | {f"cpu_seconds_{kind}": seconds for kind, seconds in sorted(threads.items())}
+    return (
+        counters
+        | {"cpu_seconds": total}
+        | {f"cpu_seconds_{kind}": seconds for kind, seconds in sorted(threads.items())}
+    )
 
 
 def thread_kind(name: str, is_main: bool) -> str:

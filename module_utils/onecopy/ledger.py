@@ -34,7 +34,10 @@ def snapshot(guests: Sequence[Guest] = (), daemons: Sequence[int] = (), proc: Pa
     """
     ksm = Path("/sys/kernel/mm/ksm")
     return {
-        "host": host_parts(read_meminfo((proc / "meminfo").read_text("ascii")), free_in_cpu_lists((proc / "zoneinfo").read_text("ascii"))),
+        "host": host_parts(
+            read_meminfo((proc / "meminfo").read_text("ascii")),
+            free_in_cpu_lists((proc / "zoneinfo").read_text("ascii")),
+        ),
         "ksm": {name: int((ksm / name).read_text("ascii")) for name in _KSM if (ksm / name).exists()},
         "guests": [guest_parts(guest, proc) for guest in guests],
         "daemons": [{"used_bytes": resident(proc / str(pid))["RssAnon"]} for pid in daemons],
@@ -102,7 +105,17 @@ def free_in_cpu_lists(zoneinfo: str) -> int:
 def host_parts(meminfo: Mapping[str, int], cpu_lists_bytes: int) -> dict[str, int]:
     """Parts of a machine's memory: ``total``, ``free``, ``cache`` (page cache and reclaimable slab), ``process`` (anonymous, shared), ``kernel``."""
     shmem = meminfo["Shmem"]
-    kernel = ("SUnreclaim", "PageTables", "SecPageTables", "Percpu", "VmallocUsed", "Hugetlb", "Bounce", "WritebackTmp", "Balloon")
+    kernel = (
+        "SUnreclaim",
+        "PageTables",
+        "SecPageTables",
+        "Percpu",
+        "VmallocUsed",
+        "Hugetlb",
+        "Bounce",
+        "WritebackTmp",
+        "Balloon",
+    )
     return {
         "total_bytes": meminfo["MemTotal"],
         "free_bytes": meminfo["MemFree"] + cpu_lists_bytes,
@@ -138,7 +151,11 @@ def guest_parts(guest: Guest, proc: Path = Path("/proc")) -> dict[str, int]:
 def resident(process: Path) -> dict[str, int]:
     """RssAnon, RssFile and RssShmem of a process. Not Rss: that counts pages of DAX windows, and shared memory in every process."""
     words = (line.split() for line in (process / "status").read_text("utf-8", "replace").splitlines())
-    return {word[0].rstrip(":"): int(word[1]) * 1024 for word in words if word and word[0] in ("RssAnon:", "RssFile:", "RssShmem:")}
+    return {
+        word[0].rstrip(":"): int(word[1]) * 1024
+        for word in words
+        if word and word[0] in ("RssAnon:", "RssFile:", "RssShmem:")
+    }
 
 
 def largest_anonymous(smaps: str) -> int:
@@ -176,7 +193,9 @@ def cgroup_memory(pid: int, proc: Path = Path("/proc"), root: Path = Path("/sys/
 
 
 def _cache(meminfo: Mapping[str, int]) -> int:
-    return meminfo["Cached"] - meminfo["Shmem"] + meminfo["Buffers"] + meminfo.get("KReclaimable", meminfo["SReclaimable"])
+    return (
+        meminfo["Cached"] - meminfo["Shmem"] + meminfo["Buffers"] + meminfo.get("KReclaimable", meminfo["SReclaimable"])
+    )
 
 
 def _merged(taken: Snapshot) -> int:

@@ -188,5 +188,7 @@ def _judge(party: Found, frame: int, page: memoryview, wanted: set[bytes], size:
 def _digest_size(wanted: set[bytes]) -> int:
     sizes = {len(digest) for digest in wanted}
     if len(sizes) != 1:
-        raise PageFramesError("the manifest names no pages to look for" if not sizes else f"digests of several lengths: {sorted(sizes)}")
+        raise PageFramesError(
+            "the manifest names no pages to look for" if not sizes else f"digests of several lengths: {sorted(sizes)}"
+        )
     return sizes.pop()

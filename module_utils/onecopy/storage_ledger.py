@@ -46,7 +46,11 @@ def image(path: Path, guest_free_bytes: int | None = None) -> dict[str, Any]:
     status = os.stat(path)
     with open(path, "rb") as file:
         head = file.read(4096)
-    ledger: dict[str, Any] = {"format": "raw", "size_bytes": status.st_size, "allocated_bytes": status.st_blocks * _SECTOR}
+    ledger: dict[str, Any] = {
+        "format": "raw",
+        "size_bytes": status.st_size,
+        "allocated_bytes": status.st_blocks * _SECTOR,
+    }
     if head[:4] == _QCOW2_MAGIC:
         ledger |= qcow2(head)
     elif guest_free_bytes is None:
@@ -70,7 +74,10 @@ def file_system(path: Path) -> dict[str, int]:
 
 
 def snapshot(
-    store: Path, shares: Mapping[str, str], images: Mapping[str, Path], guest_free_bytes: Mapping[str, int] | None = None
+    store: Path,
+    shares: Mapping[str, str],
+    images: Mapping[str, Path],
+    guest_free_bytes: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Every share and image by name, and the store that they lie on; ``others_bytes`` is what else is allocated there.
 
@@ -122,4 +129,8 @@ def ext4_free_bytes(head: bytes) -> int | None:
 
 def qcow2(head: bytes) -> dict[str, Any]:
     """``format``, ``size_bytes`` and ``cluster_bytes`` of a qcow2 image, from its header."""
-    return {"format": "qcow2", "cluster_bytes": 1 << struct.unpack_from(">I", head, 20)[0], "size_bytes": struct.unpack_from(">Q", head, 24)[0]}
+    return {
+        "format": "qcow2",
+        "cluster_bytes": 1 << struct.unpack_from(">I", head, 20)[0],
+        "size_bytes": struct.unpack_from(">Q", head, 24)[0],
+    }

@@ -45,7 +45,14 @@ def _values(root: Path) -> dict[str, str]:
 
 
 def test_settings_are_set_verified_and_restored(root: Path, memory: Path) -> None:
-    wanted = {"ksm_run": 1, "ksm_pages_to_scan": 5000, "swappiness": 60, "governor": "performance", "turbo": False, "mglru": "0x0000"}
+    wanted = {
+        "ksm_run": 1,
+        "ksm_pages_to_scan": 5000,
+        "swappiness": 60,
+        "governor": "performance",
+        "turbo": False,
+        "mglru": "0x0000",
+    }
     outcome = host_settings.apply(wanted, memory, root=root)
     assert outcome.changed == ["ksm_pages_to_scan", "ksm_run", "governor", "turbo"]
     assert outcome.absent == ["mglru"]
@@ -157,7 +164,9 @@ def test_readahead_is_that_of_the_stores_device(root: Path, memory: Path, tmp_pa
     assert host_settings.current(tmp_path, root)["read_ahead_kb"] == "128"
 
 
-@pytest.mark.skipif(not os.access("/proc/sys/vm/swappiness", os.W_OK), reason="needs root to change a setting of the kernel")
+@pytest.mark.skipif(
+    not os.access("/proc/sys/vm/swappiness", os.W_OK), reason="needs root to change a setting of the kernel"
+)
 def test_the_module_changes_a_real_setting_and_brings_it_back(run_module: Run, memory: Path) -> None:
     before = int(Path("/proc/sys/vm/swappiness").read_text())
     other = before + 1 if before < 100 else before - 1

@@ -85,7 +85,9 @@ def test_cpu_seconds_are_told_by_kind_of_thread() -> None:
         "gone = threading.Thread(target=lambda: sum(range(2_000_000))); gone.start(); gone.join(); print('done', flush=True)\n"
         "sys.stdin.read()\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         for _ in range(4):
             assert process.stdout.readline() == "done\n"
@@ -140,7 +142,9 @@ def test_a_guests_counters_become_one_level() -> None:
 
 
 def test_the_host_tells_steal_apart_from_work() -> None:
-    counters = io_path.host_counters("pgfault 5\nnr_free_pages 9\npswpin 2\n", "cpu  100 0 50 900 10 0 25 30 7 0\ncpu0 1 2\n")
+    counters = io_path.host_counters(
+        "pgfault 5\nnr_free_pages 9\npswpin 2\n", "cpu  100 0 50 900 10 0 25 30 7 0\ncpu0 1 2\n"
+    )
     assert counters == {"pgfault": 5, "pswpin": 2, "cpu_seconds": 1.75, "steal_seconds": 0.3}
 
 
@@ -149,8 +153,15 @@ def test_layers_that_only_one_snapshot_has_are_left_out() -> None:
 
 
 def test_amplification_has_counts_alone_and_needs_wanted_bytes() -> None:
-    change = {"fuse": {"requests": 10, "read_bytes": 50, "errors": 1}, "qemu": {"cpu_seconds": 3, "minor_faults": 20}, "host": {"pgfault": 9}}
-    assert io_path.amplification(change, 100) == {"fuse": {"requests": 0.1, "read_bytes": 0.5}, "qemu": {"minor_faults": 0.2}}
+    change = {
+        "fuse": {"requests": 10, "read_bytes": 50, "errors": 1},
+        "qemu": {"cpu_seconds": 3, "minor_faults": 20},
+        "host": {"pgfault": 9},
+    }
+    assert io_path.amplification(change, 100) == {
+        "fuse": {"requests": 0.1, "read_bytes": 0.5},
+        "qemu": {"minor_faults": 0.2},
+    }
     with pytest.raises(ValueError, match="wants no bytes"):
         io_path.amplification(change, 0)
 
@@ -160,7 +171,13 @@ def test_the_module_asks_monitor_and_daemon(
 ) -> None:
     answer = json.loads((DATA / "query-blockstats-qemu-11.1.3.json").read_text("utf-8"))
     qmp = serve("qmp", [b'{"QMP": {}}', b'{"return": {}}', json.dumps({"return": answer}).encode()])
-    stats = {"requests_total": 7, "requests": {"SETUPMAPPING": 2, "READ": 5}, "read_bytes": 9, "write_bytes": 0, "errors": 0}
+    stats = {
+        "requests_total": 7,
+        "requests": {"SETUPMAPPING": 2, "READ": 5},
+        "read_bytes": 9,
+        "write_bytes": 0,
+        "errors": 0,
+    }
     parties = {
         "guests": [{"qemu_pid": os.getpid(), "qmp": str(qmp)}],
         "daemons": [{"pid": os.getpid(), "stats": str(serve("stats", [json.dumps(stats).encode()]))}],

@@ -121,7 +121,14 @@ def test_a_change_is_explained_but_for_a_small_remainder(qemu: subprocess.Popen[
 
 def test_the_parties_of_one_snapshot_add_up_to_the_machine(qemu: subprocess.Popen[str]) -> None:
     _touch(qemu)
-    meminfo = {"MemTotal": 4 * SIZE, "MemFree": 3 * SIZE, "Cached": 20 * MIB, "Shmem": MIB, "Buffers": MIB, "SReclaimable": 0}
+    meminfo = {
+        "MemTotal": 4 * SIZE,
+        "MemFree": 3 * SIZE,
+        "Cached": 20 * MIB,
+        "Shmem": MIB,
+        "Buffers": MIB,
+        "SReclaimable": 0,
+    }
     table = ledger.ledger(ledger.snapshot([ledger.Guest(qemu.pid, meminfo)], [os.getpid()]))
     guest = table["guests"][0]
     assert guest["cache_bytes"] == 20 * MIB
@@ -133,7 +140,12 @@ def test_the_parties_of_one_snapshot_add_up_to_the_machine(qemu: subprocess.Pope
 
 def _taken(free: int, process: int, backed: int, merged_pages: int) -> ledger.Snapshot:
     host = {"total_bytes": 10**9, "free_bytes": free, "cache_bytes": 0, "process_bytes": process, "kernel_bytes": 0}
-    return {"host": host, "ksm": {"pages_sharing": merged_pages}, "guests": [{"backed_bytes": backed, "qemu_bytes": 0}], "daemons": []}
+    return {
+        "host": host,
+        "ksm": {"pages_sharing": merged_pages},
+        "guests": [{"backed_bytes": backed, "qemu_bytes": 0}],
+        "daemons": [],
+    }
 
 
 def test_merged_pages_are_taken_off_once() -> None:
@@ -143,7 +155,9 @@ def test_merged_pages_are_taken_off_once() -> None:
     assert (change["merged_bytes"], change["others_bytes"], change["remainder_bytes"]) == (-100 * MIB, 0, 0)
 
 
-@pytest.mark.parametrize(("remainder", "dataset", "closed"), [(8, 0, True), (-9, 0, False), (10, 200, True), (-11, 200, False)])
+@pytest.mark.parametrize(
+    ("remainder", "dataset", "closed"), [(8, 0, True), (-9, 0, False), (10, 200, True), (-11, 200, False)]
+)
 def test_the_remainder_has_a_limit(remainder: int, dataset: int, closed: bool) -> None:
     assert ledger.is_closed({"remainder_bytes": remainder * MIB}, dataset * MIB) is closed
 

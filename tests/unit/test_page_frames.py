@@ -56,7 +56,10 @@ def hold(share: Path) -> Iterator[Callable[[str, int], tuple[int, int]]]:
 
         def start(kind: str, pages: int) -> tuple[int, int]:
             process = subprocess.Popen(
-                [sys.executable, "-c", HOLDER, kind, str(large), str(pages)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                [sys.executable, "-c", HOLDER, kind, str(large), str(pages)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
             )
             stack.callback(process.communicate, "")
             assert process.stdout is not None
@@ -71,7 +74,12 @@ def _count(share: Path, parts: tuple[str, ...] = ("large",), tree: str = "a/larg
 
 def test_every_page_of_a_cached_tree_is_found_once(share: Path) -> None:
     counted = _count(share, ("large", "small"), "a")
-    assert counted["wanted_pages"] == counted["physical_pages"] == counted["logical_pages"] == counted["parties"]["host"]["distinct_pages"]
+    assert (
+        counted["wanted_pages"]
+        == counted["physical_pages"]
+        == counted["logical_pages"]
+        == counted["parties"]["host"]["distinct_pages"]
+    )
     assert counted["wanted_pages"] > 2 * LARGE_PAGES  # the tails
     assert _count(share, ("large", "small"), ".")["physical_copies"] == 2.0
 
@@ -89,11 +97,17 @@ def test_looking_reads_nothing_in(share: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["memory-backend-memfd", "private"])
-def test_a_guests_copies_are_frames_of_their_own(share: Path, hold: Callable[[str, int], tuple[int, int]], kind: str) -> None:
+def test_a_guests_copies_are_frames_of_their_own(
+    share: Path, hold: Callable[[str, int], tuple[int, int]], kind: str
+) -> None:
     pid, _ = hold(kind, 100)
     counted = _count(share, guests=[pid])
     assert counted["parties"][f"guest {pid}"] == {"places": 100, "frames": 100, "distinct_pages": 100}
-    assert (counted["physical_pages"], counted["logical_pages"], counted["merged_frames"]) == (LARGE_PAGES + 100, LARGE_PAGES + 100, 0)
+    assert (counted["physical_pages"], counted["logical_pages"], counted["merged_frames"]) == (
+        LARGE_PAGES + 100,
+        LARGE_PAGES + 100,
+        0,
+    )
 
 
 def test_frames_that_two_guests_share_count_once(share: Path, hold: Callable[[str, int], tuple[int, int]]) -> None:

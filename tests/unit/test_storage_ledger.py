@@ -34,7 +34,11 @@ def test_a_share_is_counted_file_by_file(disk_path: Path) -> None:
     with open(disk_path / "tree" / "sparse", "wb") as file:
         file.truncate(MIB)
     _settle(disk_path)
-    assert storage_ledger.share(str(disk_path / "tree")) == {"files": 2, "needed_bytes": 5000 + MIB, "allocated_bytes": 8192}
+    assert storage_ledger.share(str(disk_path / "tree")) == {
+        "files": 2,
+        "needed_bytes": 5000 + MIB,
+        "allocated_bytes": 8192,
+    }
 
 
 @needs_mkfs
@@ -45,7 +49,8 @@ def test_free_space_inside_an_ext4_image_is_hidden_from_the_host(disk_path: Path
     (disk_path / "tree" / "file").write_bytes(os.urandom(4 * MIB))
     path = disk_path / "image"
     subprocess.run(
-        [MKFS, "-q", "-F", "-t", "ext4", "-b", "4096", "-O", features, "-d", str(disk_path / "tree"), str(path), "32M"], check=True
+        [MKFS, "-q", "-F", "-t", "ext4", "-b", "4096", "-O", features, "-d", str(disk_path / "tree"), str(path), "32M"],
+        check=True,
     )
     _settle(disk_path)
     thin = storage_ledger.image(path)
@@ -101,4 +106,7 @@ def test_what_lies_elsewhere_or_nowhere_is_refused(disk_path: Path, run_module: 
     assert "/proc: does not lie on the file system of" in result["msg"]
     result = run_module("storage_ledger_info", store=str(disk_path), images={"i": f"{disk_path}/none"})
     assert result["msg"] == f"{disk_path}/none: No such file or directory"
-    assert "guest_free_bytes" in run_module("storage_ledger_info", store=str(disk_path), guest_free_bytes={"i": "much"})["msg"]
+    assert (
+        "guest_free_bytes"
+        in run_module("storage_ledger_info", store=str(disk_path), guest_free_bytes={"i": "much"})["msg"]
+    )
