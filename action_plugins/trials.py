@@ -46,11 +46,14 @@ class ActionModule(ActionBase):
                 [str(host) for host in self.task_vars.get("ansible_play_hosts", [self.host])],
                 PROJECT,
                 now=datetime.now(UTC),
-                is_new=bool(arguments.get("new_run", False)),
+                is_repeated=bool(arguments.get("repeated", True)),
             )
         except run_directory.RunDirectoryError as error:
             raise AnsibleActionFail(str(error)) from error
         self.common["run_id"] = run.run_id
+        if is_old and run.is_finished():
+            display.display(f"{self.host}  run {run.run_id} of this plan is finished: {run.path}")
+            return result | {"changed": False, **self._end(run)}
         for line in progress.plan_lines(self.plan):
             display.display(f"{self.host}  {line}")
         if is_old and run.done(self.host):

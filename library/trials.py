@@ -26,10 +26,12 @@ options:
     description: Seconds of work after which a slice returns; a longer trial is finished first.
     type: int
     default: 20
-  new_run:
-    description: Start a new run even where an unfinished one of the same plan is there. For the action plugin.
+  repeated:
+    description:
+      - Measure anew where a finished run of the same plan is there; an unfinished one goes on in any case.
+      - For the action plugin.
     type: bool
-    default: false
+    default: true
   step:
     description: What the module does. Set by the action plugin.
     type: str
@@ -82,7 +84,7 @@ def main() -> None:
         "reports_directory": {"type": "path"},
         "state_directory": {"type": "path", "default": "/var/lib/onecopy"},
         "slice_seconds": {"type": "int", "default": 20},
-        "new_run": {"type": "bool", "default": False},
+        "repeated": {"type": "bool", "default": True},
         "step": {"type": "str", "choices": ["start", "work", "finish"]},
         "run_id": {"type": "str"},
         "host": {"type": "str"},

@@ -16,6 +16,7 @@ from typing import Final, Literal, NamedTuple
 PAGE_SIZE: Final = 4096
 _SYS_CACHESTAT: Final = 451
 _AT_EMPTY_PATH: Final = 0x1000
+_AT_STATX_DONT_SYNC: Final = 0x4000
 _STATX_BASIC: Final = 0x7FF
 _STATX_ATTR_DAX: Final = 0x00200000
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
@@ -184,9 +185,10 @@ def _page_range(fd: int, offset: int, length: int) -> tuple[int, int]:
 
 
 def _statx(fd: int) -> _Statx:
-    # One call answers type, size and DAX; os.fstat() knows nothing of DAX.
+    # One call answers type, size and DAX; os.fstat() knows nothing of DAX. What this kernel knows will do: it is this kernel's cache that is
+    # counted, and on a FUSE mount every file would cost a question to the server.
     answer = _Statx()
-    if _libc.statx(fd, b"", _AT_EMPTY_PATH, _STATX_BASIC, ctypes.byref(answer)):
+    if _libc.statx(fd, b"", _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC, _STATX_BASIC, ctypes.byref(answer)):
         raise _os_error(fd)
     return answer
 

@@ -40,6 +40,11 @@ _HOST_MEMORY: Final = (
     "SwapTotal",
     "SwapFree",
 )
+_DISTURBANCES: Final = {
+    "drop_pagecache": "the host's page cache was dropped",
+    "pswpin": "the host swapped in",
+    "pswpout": "the host swapped out",
+}
 _IDLE: Final = ("idle", "iowait")
 
 
@@ -76,6 +81,7 @@ class Sample:
     """Counters of every party at one moment."""
 
     def __init__(self, boot: Boot, has_guest: bool) -> None:
+        self.disturbances = host_disturbances()
         self.memory: dict[str, dict[str, int]] = {"host": host_memory()}
         self.counters: dict[str, dict[str, float]] = {}
         if has_guest:
@@ -108,6 +114,22 @@ def io_path(before: Sample, after: Sample) -> dict[str, Any]:
         for party, counters in after.counters.items()
         if party in before.counters
     }
+
+
+def disturbed(before: Sample, after: Sample) -> str | None:
+    """One line when somebody else disturbed the host's page cache between the samples: that alone voids what was counted."""
+    for name, what in _DISTURBANCES.items():
+        times = after.disturbances.get(name, 0) - before.disturbances.get(name, 0)
+        if times:
+            return f"{what} during the trial ({name} rose by {times}): something else uses this machine"
+    return None
+
+
+def host_disturbances(text: str | None = None) -> dict[str, int]:
+    """Counters of /proc/vmstat that stand still while nobody disturbs; those that this kernel has."""
+    text = Path("/proc/vmstat").read_text(encoding="ascii") if text is None else text
+    counters = dict(line.split() for line in text.splitlines())
+    return {name: int(counters[name]) for name in _DISTURBANCES if name in counters}
 
 
 def host_memory(text: str | None = None) -> dict[str, int]:

@@ -85,19 +85,26 @@ class RunDirectory:
 
 
 def find_or_start(
-    reports: Path, plan: Mapping[str, Any], hosts: Sequence[str], project: Path, *, now: datetime, is_new: bool = False
+    reports: Path,
+    plan: Mapping[str, Any],
+    hosts: Sequence[str],
+    project: Path,
+    *,
+    now: datetime,
+    is_repeated: bool = True,
 ) -> tuple[RunDirectory, bool]:
     """The run to go on with and whether it was there before.
 
-    ``is_new`` asks for a new one in any case but that this very command, on another host, has just started it. Raises RunDirectoryError.
+    Not ``is_repeated``: a finished run of the same plan will do, instead of a new one. Raises RunDirectoryError.
     """
     top = reports / plan["experiment"]
     try:
         top.mkdir(parents=True, exist_ok=True)
         with _locked(top):
             for path in sorted((entry for entry in top.iterdir() if (entry / "manifest.json").is_file()), reverse=True):
-                if _goes_on(RunDirectory(path), plan, hosts, is_new):
-                    return RunDirectory(path), True
+                run = RunDirectory(path)
+                if _is_of(run, plan, hosts) and not (is_repeated and run.is_finished()):
+                    return run, True
             return _start(top, plan, hosts, project, now), False
     except OSError as error:
         raise RunDirectoryError(
@@ -119,18 +126,17 @@ def controller_facts(project: Path) -> dict[str, Any]:
     return facts
 
 
-def _goes_on(run: RunDirectory, plan: Mapping[str, Any], hosts: Sequence[str], is_new: bool) -> bool:
+def _is_of(run: RunDirectory, plan: Mapping[str, Any], hosts: Sequence[str]) -> bool:
+    """Whether ``run`` has the same plan, and all of ``hosts``."""
     try:
         manifest, stored = run.manifest(), run.plan()
     except RunDirectoryError:
         return False
-    if run.is_finished() or not set(hosts) <= set(manifest["hosts"]):
-        return False
-    if is_new and manifest.get("started_by") != os.getppid():
-        return False
     # The estimate may be computed anew by a newer kit; the trials decide.
     keys = ("digest", "accelerator", "trials", "workloads", "dataset", "guest")
-    return all(stored.get(key) == json.loads(json.dumps(plan[key])) for key in keys)
+    return set(hosts) <= set(manifest["hosts"]) and all(
+        stored.get(key) == json.loads(json.dumps(plan[key])) for key in keys
+    )
 
 
 def _start(top: Path, plan: Mapping[str, Any], hosts: Sequence[str], project: Path, now: datetime) -> RunDirectory:
@@ -147,7 +153,6 @@ def _start(top: Path, plan: Mapping[str, Any], hosts: Sequence[str], project: Pa
         "seed": plan["seed"],
         "accelerator": plan["accelerator"],
         "started_at": now.astimezone(UTC).isoformat(timespec="seconds"),
-        "started_by": os.getppid(),
         "controller": controller_facts(project),
         "hosts": {host: {} for host in hosts},
     }

@@ -165,6 +165,9 @@ def _measure(context: Context, boot: Boot, data: HostData, record: Record, phase
         record |= measure.copies(workload, context.dataset, data, guest)
     record["ledger"] = measure.ledger(before, after)
     record["io_path"] = measure.io_path(before, after)
+    disturbance = measure.disturbed(before, measure.Sample(boot, has_guest=False))
+    if disturbance is not None:
+        raise _Outcome("invalid", "disturbed", disturbance)
     missed = bytes_missed(workload.reads, wanted_bytes, result["read_bytes"])
     if missed is not None:
         raise _Outcome("invalid", "bytes_missed", missed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -85,13 +84,11 @@ def test_hosts_of_one_command_share_a_run_and_one_that_is_new_does_not(tmp_path:
     assert begin(tmp_path, hosts=("box3",), later=2)[1] is False
 
 
-def test_new_run_on_demand_is_shared_by_the_command_that_started_it(tmp_path: Path) -> None:
+def test_finished_run_will_do_where_nothing_is_to_be_repeated(tmp_path: Path) -> None:
     first, _ = begin(tmp_path)
-    manifest = first.manifest()
-    (first.path / "manifest.json").write_text(json.dumps(manifest | {"started_by": 0}))
-    second, is_old = begin(tmp_path, later=60, is_new=True)
-    assert not is_old
-    assert begin(tmp_path, later=61, is_new=True) == (second, True)
+    finish(first)
+    assert begin(tmp_path, later=60, is_repeated=False) == (first, True)
+    assert begin(tmp_path, PLAN | {"digest": "e"}, later=60, is_repeated=False)[1] is False
 
 
 def test_run_without_a_manifest_is_no_run(tmp_path: Path) -> None:

@@ -1,0 +1,141 @@
+"""What is counted around a workload, on real files and processes of this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.onecopy import cachestat, measure
+from ansible.module_utils.onecopy.host_data import DataMissingError, DataSet, ImageData, ShareData, host_data
+from ansible.module_utils.onecopy.paths import HostPaths
+from ansible.module_utils.onecopy.systems import SYSTEMS
+from ansible.module_utils.onecopy.workloads import WORKLOADS, Reads
+
+PAGE = 4096
+
+
+@pytest.fixture
+def share(disk_path: Path) -> Path:
+    for tree in "ab":
+        for part, count, size in (("large", 1, 10 * PAGE), ("small", 3, 100)):
+            directory = disk_path / tree / part
+            directory.mkdir(parents=True)
+            for number in range(count):
+                (directory / str(number)).write_bytes(b"x" * size)
+    return disk_path
+
+
+def test_share_is_evicted_prefetched_and_counted_by_part(share: Path) -> None:
+    data = ShareData(share)
+    data.evict()
+    assert data.residency().as_dict() == {"pages": 26, "resident_pages": 0, "dirty_pages": 0}
+    data.prefetch()
+    assert data.residency().resident_pages == 26
+    assert data.resident_pages(("a/large",)) == 10
+    assert data.resident_pages(("a/small", "b/small")) == 6
+    assert data.overhead_pages() == 0
+
+
+def test_image_tells_data_from_overhead(disk_path: Path) -> None:
+    image = disk_path / "gfs.img"
+    image.write_bytes(b"x" * 100 * PAGE)
+    data = ImageData(image, {"a/large": [(10 * PAGE, 4 * PAGE), (20 * PAGE, 4 * PAGE)], "a/small": [(40 * PAGE, PAGE)]})
+    data.evict()
+    assert (data.residency().resident_pages, data.overhead_pages()) == (0, 0)
+    data.prefetch()
+    assert data.resident_pages(("a/large",)) == 8
+    assert data.resident_pages(("a/large", "a/small")) == 9
+    assert data.overhead_pages() == 91
+
+
+def test_data_set_knows_what_workloads_want(share: Path) -> None:
+    dataset = DataSet.of_share(share)
+    assert dataset.pages(("a/large", "a/small")) == 13
+    assert dataset.wanted_bytes(Reads("all")) == 10 * PAGE + 300
+    assert dataset.wanted_bytes(Reads("both")) == 2 * (10 * PAGE + 300)
+    assert dataset.wanted_bytes(Reads("sample")) == 300
+    assert dataset.wanted_bytes(Reads("none")) == 0
+    assert dataset.wanted_bytes(Reads("large", bytes=5)) == 5
+    assert dataset.large_file() == "a/large/0"
+    assert dataset.sample() == ["a/small/0", "a/small/1", "a/small/2"]
+
+
+def test_image_that_nobody_made_is_one_line(disk_path: Path) -> None:
+    with pytest.raises(DataMissingError, match=r"knows no image of gfs: make the images \(role guest_image\) first\Z"):
+        host_data(SYSTEMS["gfs"], "tiny", HostPaths(disk_path))
+
+
+def residency(pages: int) -> dict[str, int]:
+    return {"pages": pages, "resident_pages": pages}
+
+
+def test_copies_by_part_extra_and_overhead(share: Path) -> None:
+    data, dataset = ShareData(share), DataSet.of_share(share)
+    data.prefetch()
+    guest = {"a/large": residency(10), "a/small": residency(3)}
+    found = measure.copies(WORKLOADS["cat"], dataset, data, guest)
+    assert found["copies"]["all"] == {"accessed_pages": 13, "host_pages": 13, "guest_pages": 13, "daemon_pages": 0}
+    assert found["copies"]["large"]["accessed_pages"] == 10
+    assert (found["extra_pages"], found["overhead_pages"]) == (13, 0)
+
+
+def test_copies_of_a_workload_that_reads_one_part(share: Path) -> None:
+    data, dataset = ShareData(share), DataSet.of_share(share)
+    data.evict()
+    with open(share / "a/large/0", "rb") as file:
+        cachestat.prefetch(file.fileno())
+    from_large = type(WORKLOADS["cat"])(WORKLOADS["cat"].pipeline, Reads("large"))
+    found = measure.copies(from_large, dataset, data, {"a/large": residency(10), "a/small": residency(3)})
+    assert set(found["copies"]) == {"all", "large"}
+    assert found["copies"]["all"]["host_pages"] == 10
+    assert found["extra_pages"] == 3
+
+
+def test_memory_of_a_process_tells_guest_memory_that_is_backed() -> None:
+    fd = os.memfd_create("memory-backend-memfd")
+    try:
+        os.ftruncate(fd, 100 * PAGE)
+        os.pwrite(fd, b"x" * 3 * PAGE, 0)
+        found = measure.process_memory(os.getpid())
+    finally:
+        os.close(fd)
+    # The kernel may back a memfd by larger folios.
+    assert 3 * PAGE <= found["guest_memory_backed"] <= 100 * PAGE
+    assert found["RssAnon"] > 0
+    assert "guest_memory_backed" not in measure.process_memory(os.getpid())
+
+
+def test_counters_of_a_process_grow_by_what_it_reads(share: Path) -> None:
+    before = measure.process_counters(os.getpid())
+    (share / "a/large/0").read_bytes()
+    after = measure.process_counters(os.getpid())
+    assert after["read_call_bytes"] - before["read_call_bytes"] >= 10 * PAGE
+    assert after["read_calls"] > before["read_calls"]
+
+
+def test_host_memory_is_in_bytes() -> None:
+    text = "MemTotal:       24683656 kB\nMemFree:         100 kB\nHugePages_Total:       0\nVmallocUsed: 5 kB\n"
+    assert measure.host_memory(text) == {"MemTotal": 24683656 * 1024, "MemFree": 102400}
+
+
+class Asked:
+    """A sample without a boot."""
+
+    def __init__(self, **disturbances: int) -> None:
+        self.disturbances = disturbances
+
+
+def test_disturbance_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    calm: Any = Asked(drop_pagecache=3, pswpout=0)
+    dropped: Any = Asked(drop_pagecache=4, pswpout=0)
+    assert measure.disturbed(calm, calm) is None
+    assert measure.disturbed(calm, dropped) == (
+        "the host's page cache was dropped during the trial (drop_pagecache rose by 1): something else uses this machine"
+    )
+    assert "swapped out" in str(measure.disturbed(calm, Asked(drop_pagecache=3, pswpout=9)))  # type: ignore[arg-type]
+
+
+def test_this_kernel_counts_disturbances() -> None:
+    assert "drop_pagecache" in measure.host_disturbances()
