@@ -25,25 +25,9 @@ PROGRAMS: Final = (
 _CPU_FLAGS: Final = ("hypervisor", "erms", "fsrm", "constant_tsc", "nonstop_tsc", "ept", "npt", "pdpe1gb", "vmx", "svm")
 # Not the whole command line: it may hold addresses and keys, and a report is shown to others.
 _BOOT_OPTIONS: Final = (
-    "mitigations",
-    "transparent_hugepage",
-    "hugepages",
-    "hugepagesz",
-    "default_hugepagesz",
-    "isolcpus",
-    "nohz_full",
-    "idle",
-) + (
-    "intel_pstate",
-    "amd_pstate",
-    "processor.max_cstate",
-    "intel_idle.max_cstate",
-    "numa_balancing",
-    "zswap.enabled",
-    "psi",
-    "nokaslr",
-    "nosmt",
-    "preempt",
+    *("mitigations", "transparent_hugepage", "hugepages", "hugepagesz", "default_hugepagesz", "isolcpus", "nohz_full"),
+    *("idle", "intel_pstate", "amd_pstate", "processor.max_cstate", "intel_idle.max_cstate", "numa_balancing"),
+    *("zswap.enabled", "psi", "nokaslr", "nosmt", "preempt"),
 )
 _QUEUE: Final = (
     "read_ahead_kb",
