@@ -104,7 +104,13 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    box = nspawn.Box(params["name"], Path(params["directory"]), params["port"], optional_path(params["apt_cache"]), params["memory_mib"])
+    box = nspawn.Box(
+        params["name"],
+        Path(params["directory"]),
+        params["port"],
+        optional_path(params["apt_cache"]),
+        params["memory_mib"],
+    )
     try:
         changed, released = nspawn.ensure(
             box,

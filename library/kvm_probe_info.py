@@ -103,7 +103,9 @@ def main() -> None:
         initrd = Path(params["initrd"]) if params["initrd"] else None
         kernel = kvm_probe.Kernel(Path(params["kernel"]), params["marker"], initrd, params["append"])
     try:
-        verdict = kvm_probe.probe(qemu=params["qemu"], deadline_seconds=params["deadline_seconds"], user=params["user"], kernel=kernel)
+        verdict = kvm_probe.probe(
+            qemu=params["qemu"], deadline_seconds=params["deadline_seconds"], user=params["user"], kernel=kernel
+        )
     except KeyError:
         module.fail_json(msg=f"user {params['user']}: there is no such user")
     module.exit_json(changed=False, **asdict(verdict))

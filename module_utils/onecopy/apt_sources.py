@@ -112,7 +112,9 @@ class Suite:
         return f"Package: {packages}\nPin: release n={self.name}\nPin-Priority: 500\n"
 
 
-def suite_files(suite: Suite, sources: Iterable[Source], release: dict[str, str], mirror: str, keyring: str) -> dict[str, str]:
+def suite_files(
+    suite: Suite, sources: Iterable[Source], release: dict[str, str], mirror: str, keyring: str
+) -> dict[str, str]:
     """Return the files below ``/etc/apt`` that make ``suite`` available: its pin, and an entry where none of ``sources`` serves it.
 
     Raises ValueError when no mirror is known.
@@ -127,7 +129,9 @@ def suite_files(suite: Suite, sources: Iterable[Source], release: dict[str, str]
     return files
 
 
-def write_files(directory: Path, names: Iterable[str], wanted: dict[str, str], *, check_mode: bool = False) -> list[str]:
+def write_files(
+    directory: Path, names: Iterable[str], wanted: dict[str, str], *, check_mode: bool = False
+) -> list[str]:
     """Bring the files ``names`` below ``directory`` to ``wanted``; those it does not have are removed. Return what changed."""
     changed = []
     for name in names:

@@ -56,13 +56,32 @@ class RootSpec:
 
     def digest(self) -> str:
         """Return 16 hex digits that change whenever the result would."""
-        inputs = json.dumps([asdict(self), mmdebstrap_argv(self, Path("ROOT")), DEVICES, GROUPS, BOOT_ID_UNIT, MASKED, APT_CONFIGURATION], sort_keys=True)
+        inputs = json.dumps(
+            [
+                asdict(self),
+                mmdebstrap_argv(self, Path("ROOT")),
+                DEVICES,
+                GROUPS,
+                BOOT_ID_UNIT,
+                MASKED,
+                APT_CONFIGURATION,
+            ],
+            sort_keys=True,
+        )
         return hashlib.sha256(inputs.encode()).hexdigest()[:16]
 
 
 def mmdebstrap_argv(spec: RootSpec, target: Path) -> list[str]:
     """Return the argv; the sources come by standard input, or from mmdebstrap's built-in default when there are none."""
-    argv = ["mmdebstrap", "--variant=apt", "--format=directory", "--skip=cleanup/apt/lists", f"--include={','.join(spec.packages)}", spec.suite, str(target)]
+    argv = [
+        "mmdebstrap",
+        "--variant=apt",
+        "--format=directory",
+        "--skip=cleanup/apt/lists",
+        f"--include={','.join(spec.packages)}",
+        spec.suite,
+        str(target),
+    ]
     return [*argv, "-"] if spec.sources else argv
 
 
@@ -100,7 +119,11 @@ def build(spec: RootSpec, directory: Path) -> Path:
     partial = target.with_name(f"{target.name}.partial")
     directory.mkdir(parents=True, exist_ok=True)
     remove_trees([partial])
-    run(mmdebstrap_argv(spec, partial), stdin="".join(f"{line}\n" for line in spec.sources), env=dict(os.environ, LC_ALL="C.UTF-8"))
+    run(
+        mmdebstrap_argv(spec, partial),
+        stdin="".join(f"{line}\n" for line in spec.sources),
+        env=dict(os.environ, LC_ALL="C.UTF-8"),
+    )
     customize(partial)
     partial.rename(target)
     remove_trees(outdated(directory, target))

@@ -65,7 +65,9 @@ def first_existing(paths: Iterable[str]) -> str:
     return next((path for path in choices if os.access(path, os.X_OK)), choices[0])
 
 
-def discover(*, qemu_binary: str, virtiofsd_paths: Iterable[str], accelerator: str, accelerator_reason: str) -> dict[str, Any]:
+def discover(
+    *, qemu_binary: str, virtiofsd_paths: Iterable[str], accelerator: str, accelerator_reason: str
+) -> dict[str, Any]:
     """Ask this host's programs; return the document of ``capabilities.json``."""
     daemon = first_existing(virtiofsd_paths)
     found = qemu(qemu_binary, _said([qemu_binary, "--version"]), _said([qemu_binary, "-device", "help"]))

@@ -11,11 +11,15 @@ class CommandError(Exception):
     """A command that ended with a non-zero code, was not found, or took too long."""
 
 
-def run(argv: Sequence[str], *, timeout_seconds: float | None = None, env: Mapping[str, str] | None = None, stdin: str = "") -> str:
+def run(
+    argv: Sequence[str], *, timeout_seconds: float | None = None, env: Mapping[str, str] | None = None, stdin: str = ""
+) -> str:
     """Return the standard output of ``argv``; raise CommandError with argv, rc and the end of stderr."""
     shown = shlex.join(argv)
     try:
-        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False, timeout=timeout_seconds, env=env)
+        done = subprocess.run(
+            argv, input=stdin, capture_output=True, text=True, check=False, timeout=timeout_seconds, env=env
+        )
     except FileNotFoundError as error:
         raise CommandError(f"{argv[0]} is not installed ({shown})") from error
     except subprocess.TimeoutExpired as error:

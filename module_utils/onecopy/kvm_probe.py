@@ -122,7 +122,17 @@ class Verdict:
 
 def qemu_argv(qemu: str, rom: Path, kernel: Kernel | None, accelerator: str = "kvm") -> list[str]:
     """Return the argv of the probe's guest."""
-    argv = [qemu, "-accel", accelerator, "-cpu", "host" if accelerator == "kvm" else "max", "-M", "q35", "-nodefaults", "-no-user-config"]
+    argv = [
+        qemu,
+        "-accel",
+        accelerator,
+        "-cpu",
+        "host" if accelerator == "kvm" else "max",
+        "-M",
+        "q35",
+        "-nodefaults",
+        "-no-user-config",
+    ]
     argv += ["-display", "none", "-monitor", "none", "-no-reboot", "-serial", "stdio"]
     if kernel is None:
         return [*argv, "-m", "32", "-bios", str(rom), "-device", "isa-debug-exit,iobase=0xf4,iosize=1"]
@@ -145,7 +155,8 @@ def observe(argv: Sequence[str], kernel: Kernel | None, deadline_seconds: float)
     begin = time.monotonic()
     output = {"stdout": b"", "stderr": b""}
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ, "stdout")
             selector.register(process.stderr, selectors.EVENT_READ, "stderr")
@@ -179,15 +190,27 @@ def _error_line(stderr: str) -> str:
 def judge(outcome: Outcome, kernel: Kernel | None) -> Verdict:
     """Turn what was seen into a verdict."""
     if "KVM internal error" in outcome.stderr:
-        return Verdict("tcg", "internal_error", f"/dev/kvm opens, but a guest stops with: {_error_line(outcome.stderr)}", outcome.seconds)
+        return Verdict(
+            "tcg",
+            "internal_error",
+            f"/dev/kvm opens, but a guest stops with: {_error_line(outcome.stderr)}",
+            outcome.seconds,
+        )
     proved = outcome.exit_code == EXIT_CODE if kernel is None else kernel.marker in outcome.console
     if proved:
         return Verdict("kvm", "works", f"a guest ran under KVM in {outcome.seconds:.1f} s", outcome.seconds)
     if "ermission denied" in outcome.stderr:
         return Verdict("tcg", "no_permission", _error_line(outcome.stderr), outcome.seconds)
     if outcome.exit_code is None:
-        return Verdict("tcg", "timed_out", f"/dev/kvm opens, but a guest had not run after {outcome.seconds:.0f} s", outcome.seconds)
-    return Verdict("tcg", "exited", f"QEMU ended with rc {outcome.exit_code}: {_error_line(outcome.stderr)}", outcome.seconds)
+        return Verdict(
+            "tcg",
+            "timed_out",
+            f"/dev/kvm opens, but a guest had not run after {outcome.seconds:.0f} s",
+            outcome.seconds,
+        )
+    return Verdict(
+        "tcg", "exited", f"QEMU ended with rc {outcome.exit_code}: {_error_line(outcome.stderr)}", outcome.seconds
+    )
 
 
 def probe(
@@ -195,7 +218,12 @@ def probe(
 ) -> Verdict:
     """Run a guest under KVM and decide; never longer than the deadline and a few seconds, never leaving a process."""
     if not device.exists():
-        return Verdict("tcg", "no_device", f"{device} does not exist: no hardware virtualisation here, or its module is not loaded", 0.0)
+        return Verdict(
+            "tcg",
+            "no_device",
+            f"{device} does not exist: no hardware virtualisation here, or its module is not loaded",
+            0.0,
+        )
     if shutil.which(qemu) is None:
         return Verdict("tcg", "no_qemu", f"{qemu} is not installed", 0.0)
     with tempfile.NamedTemporaryFile(prefix="onecopy-probe-", suffix=".rom") as rom:

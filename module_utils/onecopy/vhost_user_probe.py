@@ -16,7 +16,15 @@ from pathlib import Path
 
 from .kvm_probe import as_user
 
-GET_FEATURES, GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES, GET_QUEUE_NUM, GET_CONFIG, GET_MAX_MEM_SLOTS, GET_SHMEM_CONFIG = 1, 15, 16, 17, 24, 36, 44
+(
+    GET_FEATURES,
+    GET_PROTOCOL_FEATURES,
+    SET_PROTOCOL_FEATURES,
+    GET_QUEUE_NUM,
+    GET_CONFIG,
+    GET_MAX_MEM_SLOTS,
+    GET_SHMEM_CONFIG,
+) = 1, 15, 16, 17, 24, 36, 44
 SHMEM_BIT = 22
 _PROTOCOL_FEATURE_BIT = 30
 _VERSION_1_BIT = 32
@@ -43,8 +51,28 @@ class Finding:
 
 def qemu_argv(qemu: str, socket_path: Path) -> list[str]:
     """Return the argv of a paused guest with the device, and nothing to run."""
-    argv = [qemu, "-accel", "tcg", "-M", "q35,memory-backend=m0", "-m", "32", "-nodefaults", "-no-user-config", "-display", "none", "-S"]
-    argv += ["-monitor", "none", "-object", "memory-backend-memfd,id=m0,size=32M,share=on", "-chardev", f"socket,id=c0,path={socket_path}"]
+    argv = [
+        qemu,
+        "-accel",
+        "tcg",
+        "-M",
+        "q35,memory-backend=m0",
+        "-m",
+        "32",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-S",
+    ]
+    argv += [
+        "-monitor",
+        "none",
+        "-object",
+        "memory-backend-memfd,id=m0,size=32M,share=on",
+        "-chardev",
+        f"socket,id=c0,path={socket_path}",
+    ]
     return [*argv, "-device", "vhost-user-test-device-pci,virtio-id=26,num_vqs=2,vq_size=128,config_size=40,chardev=c0"]
 
 
@@ -107,7 +135,10 @@ def probe(qemu: str, deadline_seconds: float = 10.0) -> Finding:
 
 
 def _observe(argv: Sequence[str], listener: socket.socket, deadline_seconds: float) -> Finding:
-    with tempfile.TemporaryFile() as errors, subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors) as process:
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors) as process,
+    ):
         try:
             # A QEMU without the device ends before it connects: nobody else would tell the listener.
             listener.settimeout(0.2)
@@ -132,5 +163,6 @@ def _observe(argv: Sequence[str], listener: socket.socket, deadline_seconds: flo
         return Finding(True, "QEMU takes SHMEM and asks for the windows' sizes")
     cause = f": {said[0]}" if said else ""
     return Finding(
-        False, f"this QEMU cannot map a vhost-user daemon's files into a guest{cause}; QEMU 11.1 can (Debian: trixie-backports, Ubuntu: qemu-system-x86-hwe)"
+        False,
+        f"this QEMU cannot map a vhost-user daemon's files into a guest{cause}; QEMU 11.1 can (Debian: trixie-backports, Ubuntu: qemu-system-x86-hwe)",
     )

@@ -39,7 +39,9 @@ def molecule(capsys: pytest.CaptureFixture[str]) -> Molecule:
         begin = time.monotonic()
         lines = []
         environment = {key: value for key, value in os.environ.items() if key != "ANSIBLE_CONFIG"}
-        with subprocess.Popen(argv, cwd=PROJECT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        with subprocess.Popen(
+            argv, cwd=PROJECT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as process:
             assert process.stdout is not None
             with log.open("w") as kept:
                 for line in process.stdout:

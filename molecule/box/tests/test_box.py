@@ -11,7 +11,9 @@ STATE = Path(__file__).resolve().parents[3] / ".onecopy"
 @pytest.fixture
 def box():
     options = f"-o UserKnownHostsFile={STATE}/ssh/known_hosts -o BatchMode=yes"
-    return testinfra.get_host("ssh://root@127.0.0.1:22214", ssh_identity_file=f"{STATE}/ssh/id_ed25519", ssh_extra_args=options)
+    return testinfra.get_host(
+        "ssh://root@127.0.0.1:22214", ssh_identity_file=f"{STATE}/ssh/id_ed25519", ssh_extra_args=options
+    )
 
 
 def test_the_key_is_private(host):
@@ -35,5 +37,9 @@ def test_password_logins_are_refused(box):
 def test_it_has_a_cgroup_of_its_own(host):
     groups = host.check_output("find /sys/fs/cgroup -type d -name 'onecopy-molecule-box*'").split()
     assert groups
-    pids = {pid for group in groups for pid in host.check_output(f"find {group} -name cgroup.procs -exec cat {{}} +").split()}
+    pids = {
+        pid
+        for group in groups
+        for pid in host.check_output(f"find {group} -name cgroup.procs -exec cat {{}} +").split()
+    }
     assert pids

@@ -13,7 +13,12 @@ def test_the_qemu_is_one_that_can_do_myfs(host):
 
 def test_capabilities_name_every_need(host):
     capabilities = json.loads(host.file(CAPABILITIES).content_string)
-    assert {name for name, value in capabilities.items() if isinstance(value, dict)} == {"qemu", "virtiofsd", "virtio_pmem", "vhost_user_shmem"}
+    assert {name for name, value in capabilities.items() if isinstance(value, dict)} == {
+        "qemu",
+        "virtiofsd",
+        "virtio_pmem",
+        "vhost_user_shmem",
+    }
     assert capabilities["virtiofsd"]["supported"]
     assert "--cache" in capabilities["virtiofsd"]["options"]
 

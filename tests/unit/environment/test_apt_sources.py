@@ -44,14 +44,20 @@ def test_a_directory_is_read_in_apts_order_without_what_is_excluded(tmp_path: Pa
     (parts / "c.list").write_text("deb http://c.example/debian trixie main\n")
     (parts / "d.list.save").write_text("deb http://d.example/debian trixie main\n")
     assert [source.uri[7] for source in apt_sources.read_sources(tmp_path)] == ["a", "b", "c"]
-    assert [source.uri[7] for source in apt_sources.read_sources(tmp_path, exclude=["sources.list.d/c.list"])] == ["a", "b"]
+    assert [source.uri[7] for source in apt_sources.read_sources(tmp_path, exclude=["sources.list.d/c.list"])] == [
+        "a",
+        "b",
+    ]
 
 
 def test_only_a_debian_lends_its_mirror() -> None:
     sources = list(apt_sources.parse_deb822((DATA / "sources-debian-13.sources").read_text()))
     ubuntu = apt_sources.os_release((DATA / "os-release-ubuntu-24.04.txt").read_text())
     assert ubuntu["VERSION_ID"] == "24.04"
-    assert apt_sources.debian_mirrors(DEBIAN_13, sources) == ("http://mirror.example/debian", "http://mirror.example/debian-security")
+    assert apt_sources.debian_mirrors(DEBIAN_13, sources) == (
+        "http://mirror.example/debian",
+        "http://mirror.example/debian-security",
+    )
     assert apt_sources.debian_mirrors(ubuntu, sources) == (None, None)
 
 
@@ -76,14 +82,19 @@ def test_a_suite_is_added_from_the_hosts_own_mirror_and_pinned() -> None:
 
 def test_a_suite_that_is_there_is_only_pinned() -> None:
     sources = [Source("http://m", ("trixie", "trixie-backports"), ("main",))]
-    assert list(apt_sources.suite_files(Suite("trixie-backports", ("qemu",)), sources, DEBIAN_13, "", "/k")) == ["preferences.d/onecopy"]
+    assert list(apt_sources.suite_files(Suite("trixie-backports", ("qemu",)), sources, DEBIAN_13, "", "/k")) == [
+        "preferences.d/onecopy"
+    ]
 
 
 def test_without_a_mirror_a_suite_is_refused_unless_one_is_given() -> None:
     suite = Suite("trixie-backports", ("qemu",))
     with pytest.raises(ValueError, match="no mirror for trixie-backports"):
         apt_sources.suite_files(suite, [], DEBIAN_13, "", "/k")
-    assert "http://given" in apt_sources.suite_files(suite, [], DEBIAN_13, "http://given", "/k")["sources.list.d/onecopy.list"]
+    assert (
+        "http://given"
+        in apt_sources.suite_files(suite, [], DEBIAN_13, "http://given", "/k")["sources.list.d/onecopy.list"]
+    )
 
 
 def test_files_are_written_once_and_removed_again(tmp_path: Path) -> None:

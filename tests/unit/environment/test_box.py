@@ -19,14 +19,26 @@ SPEC = RootSpec("trixie", ("systemd", "python3"), ("deb http://m trixie main",))
 
 
 def test_the_argv_of_mmdebstrap() -> None:
-    expected = ["mmdebstrap", "--variant=apt", "--format=directory", "--skip=cleanup/apt/lists", "--include=systemd,python3", "trixie", "/t"]
+    expected = [
+        "mmdebstrap",
+        "--variant=apt",
+        "--format=directory",
+        "--skip=cleanup/apt/lists",
+        "--include=systemd,python3",
+        "trixie",
+        "/t",
+    ]
     assert box_root.mmdebstrap_argv(SPEC, Path("/t")) == [*expected, "-"]
     assert box_root.mmdebstrap_argv(RootSpec("trixie", SPEC.packages, ()), Path("/t")) == expected
 
 
 @pytest.mark.parametrize(
     "other",
-    [RootSpec("forky", SPEC.packages, SPEC.sources), RootSpec("trixie", ("systemd",), SPEC.sources), RootSpec("trixie", SPEC.packages, ())],
+    [
+        RootSpec("forky", SPEC.packages, SPEC.sources),
+        RootSpec("trixie", ("systemd",), SPEC.sources),
+        RootSpec("trixie", SPEC.packages, ()),
+    ],
 )
 def test_every_input_changes_the_digest(other: RootSpec) -> None:
     assert other.digest() != SPEC.digest()
@@ -42,7 +54,7 @@ def test_old_and_torn_roots_are_outdated(tmp_path: Path) -> None:
 
 def test_a_tree_with_a_mount_in_it_is_not_removed() -> None:
     with pytest.raises(OSError, match="mounted in it"):
-        box_root.remove_trees([Path("/")  / "dev"])
+        box_root.remove_trees([Path("/") / "dev"])
 
 
 def test_the_argv_of_an_instance() -> None:
@@ -97,7 +109,9 @@ def test_a_taken_port_is_refused(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(nspawn.BoxError, match=f"something else listens on 127.0.0.1:{port}; give the box another port"):
+        with pytest.raises(
+            nspawn.BoxError, match=f"something else listens on 127.0.0.1:{port}; give the box another port"
+        ):
             nspawn.start(Box("onecopy-b", tmp_path, port))
 
 
@@ -121,7 +135,10 @@ def test_known_hosts_hold_one_key_for_each_port(tmp_path: Path) -> None:
     [
         ({"state": "running"}, "value of state must be one of"),
         ({"port": "ssh"}, "we were unable to convert to int"),
-        ({"state": "started"}, "state is started but all of the following are missing: base, public_key_file, known_hosts"),
+        (
+            {"state": "started"},
+            "state is started but all of the following are missing: base, public_key_file, known_hosts",
+        ),
     ],
 )
 def test_the_module_refuses(run_module: Any, arguments: dict[str, Any], message: str) -> None:
@@ -168,7 +185,9 @@ def loop_device(disk_path: Path) -> Iterator[tuple[Path, str]]:
     image = disk_path / "root/var/image"
     image.parent.mkdir(parents=True)
     image.write_bytes(bytes(1 << 20))
-    node = subprocess.run(["losetup", "--find", "--show", str(image)], capture_output=True, text=True, check=True).stdout.strip()
+    node = subprocess.run(
+        ["losetup", "--find", "--show", str(image)], capture_output=True, text=True, check=True
+    ).stdout.strip()
     yield disk_path, node
     if Path(f"/sys/block/{Path(node).name}/loop").exists():
         subprocess.run(["losetup", "--detach", node], check=True)

@@ -35,12 +35,16 @@ def test_qemu_is_judged_by_its_devices() -> None:
     found = capabilities.qemu("q", (DATA / "qemu-version-11.1.3.txt").read_text(), devices)
     assert found["qemu"]["version"].startswith("11.1.3")
     assert found["virtio_pmem"]["supported"]
-    assert not capabilities.qemu("q", "QEMU emulator version 1", devices.replace("virtio-pmem-pci", "x"))["virtio_pmem"]["supported"]
+    assert not capabilities.qemu("q", "QEMU emulator version 1", devices.replace("virtio-pmem-pci", "x"))[
+        "virtio_pmem"
+    ]["supported"]
     assert capabilities.qemu("q", None, None)["qemu"] == {"supported": False, "reason": "q is not installed"}
 
 
 def test_every_need_of_every_system_is_answered() -> None:
-    document = capabilities.discover(qemu_binary="no-such-qemu", virtiofsd_paths=["/none/v"], accelerator="tcg", accelerator_reason="r")
+    document = capabilities.discover(
+        qemu_binary="no-such-qemu", virtiofsd_paths=["/none/v"], accelerator="tcg", accelerator_reason="r"
+    )
     for system in SYSTEMS.values():
         for need in system.needs:
             assert document[need]["supported"] is False
@@ -58,7 +62,12 @@ def test_the_document_is_written_once(tmp_path: Path) -> None:
 
 
 def test_the_module_names_a_directory_that_is_not_there(run_module: Any, tmp_path: Path) -> None:
-    arguments = {"accelerator": "tcg", "accelerator_reason": "r", "qemu": "no-such-qemu", "virtiofsd_paths": ["/none/v"]}
+    arguments = {
+        "accelerator": "tcg",
+        "accelerator_reason": "r",
+        "qemu": "no-such-qemu",
+        "virtiofsd_paths": ["/none/v"],
+    }
     result = run_module("host_capabilities", path=str(tmp_path / "none/c.json"), **arguments)
     assert result["failed"]
     assert "No such file or directory" in result["msg"]
@@ -102,7 +111,9 @@ def test_shmem_counts_when_it_is_taken_and_used(features: int, asks_for_windows:
 
 def test_a_qemu_without_the_device_is_not_waited_for(tmp_path: Path) -> None:
     qemu = tmp_path / "qemu"
-    qemu.write_text(f"#!{sys.executable}\nimport sys; sys.exit(\"qemu: 'vhost-user-test-device-pci' is not a valid device model name\")\n")
+    qemu.write_text(
+        f"#!{sys.executable}\nimport sys; sys.exit(\"qemu: 'vhost-user-test-device-pci' is not a valid device model name\")\n"
+    )
     qemu.chmod(0o755)
     finding = vhost_user_probe.probe(str(qemu))
     assert not finding.supported

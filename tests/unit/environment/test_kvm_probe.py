@@ -46,7 +46,14 @@ def test_the_argv() -> None:
 
 def test_a_guest_can_run_as_another_user_and_never_outlives_the_probe() -> None:
     assert kvm_probe.as_user(["q"], "") == ["setpriv", "--pdeathsig=KILL", "q"]
-    assert kvm_probe.as_user(["q"], "root") == ["setpriv", "--pdeathsig=KILL", "--reuid=root", "--regid=0", "--init-groups", "q"]
+    assert kvm_probe.as_user(["q"], "root") == [
+        "setpriv",
+        "--pdeathsig=KILL",
+        "--reuid=root",
+        "--regid=0",
+        "--init-groups",
+        "q",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -58,8 +65,18 @@ def test_a_guest_can_run_as_another_user_and_never_outlives_the_probe() -> None:
         (Outcome(None, "Linux version 6.12", "KVM internal error. Suberror: 1", 0.3), KERNEL, "tcg", "internal_error"),
         (Outcome(None, "", "", 20.0), None, "tcg", "timed_out"),
         (Outcome(None, "SeaBIOS", "", 20.0), KERNEL, "tcg", "timed_out"),
-        (Outcome(1, "", "qemu: Could not access KVM kernel module: Permission denied\n", 0.1), None, "tcg", "no_permission"),
-        (Outcome(1, "", "qemu: warning: y\nqemu: failed to initialize kvm: Device or resource busy\n", 0.1), None, "tcg", "exited"),
+        (
+            Outcome(1, "", "qemu: Could not access KVM kernel module: Permission denied\n", 0.1),
+            None,
+            "tcg",
+            "no_permission",
+        ),
+        (
+            Outcome(1, "", "qemu: warning: y\nqemu: failed to initialize kvm: Device or resource busy\n", 0.1),
+            None,
+            "tcg",
+            "exited",
+        ),
         (Outcome(0, "", "", 0.1), None, "tcg", "exited"),
         (Outcome(0, "no such text", "", 0.1), KERNEL, "tcg", "exited"),
     ],
@@ -92,7 +109,9 @@ def fake_qemu(tmp_path: Path, script: str) -> str:
         ("yes x | head -c 3000000; exit 3", "exited", 3.0),
     ],
 )
-def test_whatever_qemu_does_the_probe_ends_in_time_and_leaves_nothing(tmp_path: Path, script: str, reason: str, at_most: float) -> None:
+def test_whatever_qemu_does_the_probe_ends_in_time_and_leaves_nothing(
+    tmp_path: Path, script: str, reason: str, at_most: float
+) -> None:
     begin = time.monotonic()
     verdict = kvm_probe.probe(qemu=fake_qemu(tmp_path, script), deadline_seconds=1.0, device=Path("/dev/null"))
     assert verdict.reason == reason
