@@ -20,9 +20,9 @@ for number, question in enumerate([{"op": "hello"}, *json.loads(sys.argv[2])]):
 print(json.dumps(answer["result"]))
 """
 READ_ALL = [
-    {"op": "hold", "parts": {"all": "/mnt/data"}},
-    {"op": "prefetch", "trees": ["/mnt/data"]},
-    {"op": "residency", "parts": {"all": "/mnt/data"}},
+    {"op": "hold", "parts": {"all": "/data"}},
+    {"op": "prefetch", "trees": ["/data"]},
+    {"op": "residency", "parts": {"all": "/data"}},
 ]
 
 

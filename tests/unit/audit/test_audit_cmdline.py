@@ -93,11 +93,16 @@ def test_nested_blockdev_inherits_the_cache_of_the_layer_above() -> None:
 
 
 def test_a_layer_of_its_own_overrides_the_one_above() -> None:
-    one = disk("-blockdev", "driver=qcow2,node-name=q,cache.direct=on,file.driver=file,file.filename=a,file.cache.direct=off")
+    one = disk(
+        "-blockdev", "driver=qcow2,node-name=q,cache.direct=on,file.driver=file,file.filename=a,file.cache.direct=off"
+    )
     assert (one.path, one.direct, one.format) == ("a", False, "qcow2")
 
 
-@pytest.mark.parametrize("argv", [["-drive", "if=pflash,file=a"], ["-machine", "q35,pflash0=f", "-blockdev", "driver=file,node-name=f,filename=a"]])
+@pytest.mark.parametrize(
+    "argv",
+    [["-drive", "if=pflash,file=a"], ["-machine", "q35,pflash0=f", "-blockdev", "driver=file,node-name=f,filename=a"]],
+)
 def test_firmware_is_told_apart(argv: list[str]) -> None:
     assert disk(*argv).firmware
 
@@ -108,7 +113,13 @@ def test_network_disk_has_no_path() -> None:
 
 def test_test_device_is_a_share_only_as_virtio_fs() -> None:
     def shares(virtio_id: int) -> int:
-        argv = ["q", "-chardev", "socket,id=c,path=/s", "-device", f"vhost-user-test-device-pci,virtio-id={virtio_id},chardev=c"]
+        argv = [
+            "q",
+            "-chardev",
+            "socket,id=c,path=/s",
+            "-device",
+            f"vhost-user-test-device-pci,virtio-id={virtio_id},chardev=c",
+        ]
         return len(audit_cmdline.parse(argv).shares)
 
     assert (shares(26), shares(27)) == (1, 0)
@@ -132,7 +143,14 @@ def test_capability_probe_is_no_guest() -> None:
 
 @pytest.mark.parametrize(
     ("text", "unit", "size"),
-    [("512", "M", 512 << 20), ("512", "B", 512), ("4G", "M", 4 << 30), ("1.5G", "M", 3 << 29), ("131072k", "M", 128 << 20), ("0x100", "B", 256)],
+    [
+        ("512", "M", 512 << 20),
+        ("512", "B", 512),
+        ("4G", "M", 4 << 30),
+        ("1.5G", "M", 3 << 29),
+        ("131072k", "M", 128 << 20),
+        ("0x100", "B", 256),
+    ],
 )
 def test_sizes(text: str, unit: str, size: int) -> None:
     assert size_bytes(text, unit) == size

@@ -73,13 +73,18 @@ def test_free_monitor_is_asked_for_statistics_alone(server: Any) -> None:
         (guest("/nowhere/q"), [], True, "No such file"),
     ],
 )
-def test_nobody_is_disturbed_and_the_reason_is_told(found: Guest, sockets: list[UnixSocket], enabled: bool, reason: str) -> None:
+def test_nobody_is_disturbed_and_the_reason_is_told(
+    found: Guest, sockets: list[UnixSocket], enabled: bool, reason: str
+) -> None:
     answer = audit_guest.guest_cache(os.getpid(), found, sockets, enabled)
     assert answer.bytes is None
     assert reason in str(answer.why_not)
 
 
-@pytest.mark.parametrize(("answer", "reason"), [(statistics(0, UNKNOWN), "off"), (statistics(NOW - 100, 5), "old"), (statistics(NOW, UNKNOWN), "not tell")])
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [(statistics(0, UNKNOWN), "off"), (statistics(NOW - 100, 5), "old"), (statistics(NOW, UNKNOWN), "not tell")],
+)
 def test_statistics_that_say_nothing(answer: dict[str, Any], reason: str) -> None:
     found = audit_guest.statistics_bytes(answer, NOW)
     assert found.bytes is None

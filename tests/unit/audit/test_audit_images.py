@@ -27,7 +27,10 @@ def test_descriptor_is_the_truth_about_o_direct() -> None:
 
 def test_backing_file_of_a_header_is_unlisted_and_read_only() -> None:
     guest = Guest(disks=[Disk("/top", "writeback", False)])
-    assert found(guest, opened("/top"), opened("/base", os.O_RDONLY)) == [("disk", "/top", "writeback", False), ("unlisted", "/base", "writeback", True)]
+    assert found(guest, opened("/top"), opened("/base", os.O_RDONLY)) == [
+        ("disk", "/top", "writeback", False),
+        ("unlisted", "/base", "writeback", True),
+    ]
 
 
 def test_a_file_open_twice_serves_both_who_name_it() -> None:
@@ -43,7 +46,10 @@ def test_what_is_no_image() -> None:
 
 
 def test_pmem_is_no_memory() -> None:
-    guest = Guest(backends=[MemoryBackend("p", "memory-backend-file", 1, True, True, "/p")], pmem=[Pmem("/p", True, "virtio-pmem-pci")])
+    guest = Guest(
+        backends=[MemoryBackend("p", "memory-backend-file", 1, True, True, "/p")],
+        pmem=[Pmem("/p", True, "virtio-pmem-pci")],
+    )
     assert found(guest, opened("/p")) == [("pmem", "/p", "mapped shared", False)]
 
 

@@ -11,7 +11,9 @@ IMAGE = Source("image", "/a.img", 100 * MIB)
 SHARE = Source("share", "virtiofsd /d", 100 * MIB)
 
 
-def guest(*sources: Source, backed: int | None = 512 * MIB, cached: int | None = None, reporting: bool = True) -> audit_judge.Verdict:
+def guest(
+    *sources: Source, backed: int | None = 512 * MIB, cached: int | None = None, reporting: bool = True
+) -> audit_judge.Verdict:
     return judge_guest(Memory(1024 * MIB, backed, cached, balloon=True, free_page_reporting=reporting), sources)
 
 
@@ -45,7 +47,11 @@ def test_bound_is_the_sum_over_the_sources() -> None:
 
 def test_guest_cannot_hold_more_than_its_backed_memory() -> None:
     verdict = guest(IMAGE, backed=30 * MIB)
-    assert (verdict.duplicated_at_most, verdict.limited_by, verdict.saves_at_most) == (30 * MIB, "guest_memory", 30 * MIB)
+    assert (verdict.duplicated_at_most, verdict.limited_by, verdict.saves_at_most) == (
+        30 * MIB,
+        "guest_memory",
+        30 * MIB,
+    )
 
 
 def test_guest_cannot_hold_more_than_its_page_cache() -> None:

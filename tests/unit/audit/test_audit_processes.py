@@ -20,7 +20,13 @@ def daemon(*argv: str, kind: procs.DaemonKind = "virtiofsd", sockets: set[int] |
 
 def test_libvirt_daemon_has_a_descriptor_and_no_path(argv: Argv) -> None:
     found = daemon(*argv("libvirt_11.3.0_virtiofsd_1.13.2"))
-    assert (found.shared_dir, found.cache, found.sandbox, found.socket, found.descriptor) == ("/srv/share", "auto", "namespace", None, 22)
+    assert (found.shared_dir, found.cache, found.sandbox, found.socket, found.descriptor) == (
+        "/srv/share",
+        "auto",
+        "namespace",
+        None,
+        22,
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,7 +57,12 @@ def test_other_programs_are_no_daemons() -> None:
 
 @pytest.mark.parametrize(
     ("exe", "answer"),
-    [("/usr/bin/qemu-system-x86_64", True), ("/usr/libexec/qemu-kvm", True), ("/usr/bin/qemu-img", False), ("/usr/bin/qemu-x86_64-static", False)],
+    [
+        ("/usr/bin/qemu-system-x86_64", True),
+        ("/usr/libexec/qemu-kvm", True),
+        ("/usr/bin/qemu-img", False),
+        ("/usr/bin/qemu-x86_64-static", False),
+    ],
 )
 def test_qemu_is_known_by_its_program(exe: str, answer: bool) -> None:
     assert procs.is_qemu(procs.Process(1, ["x"], exe=exe)) is answer
