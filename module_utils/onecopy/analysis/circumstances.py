@@ -151,7 +151,7 @@ def _flat(document: Any, name: str = "") -> Iterator[tuple[str, str]]:
                 yield from _flat(document[key], f"{name}.{key}" if name else str(key))
     elif isinstance(document, Sequence) and not isinstance(document, str):
         yield name, ", ".join(str(item) for item in document)
-    else:
+    elif document not in ("", None):
         yield name, str(document)
 
 

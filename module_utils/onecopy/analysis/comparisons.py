@@ -47,6 +47,9 @@ def aa(run: Run, thresholds: Mapping[str, float]) -> dict[str, Any]:
             ]
     _decide(rows, thresholds)
     names = ", ".join(f"{one} and {other}" for one, other in pairs)
+    if not rows:
+        because = f"{names} have no state in which both were measured"
+        return {"outcome": ABSENT, "because": because, "comparisons": []}
     different = [row for row in rows if row["outcome"] == DISTINGUISHABLE]
     if different:
         worst = max(different, key=lambda row: abs(row["ratio"] - 1))

@@ -68,6 +68,10 @@ def _opening(run: Run, summary: Mapping[str, Any]) -> list[Text]:
     if aa["outcome"] == DISTINGUISHABLE:
         outcome += " Every comparison of this run is inconclusive."
     texts = [Text(outcome, _AA_TONES.get(aa["outcome"], "open"))]
+    if summary["trials"]["pending"]:
+        texts.append(
+            Text(f"This run is not finished: {summary['trials']['pending']} trials have no record yet.", "bad")
+        )
     if run.accelerator == "tcg":
         texts.append(Text(TCG_BANNER, "warning"))
     if any(entry["system"] == "myfs" for entry in run.plan["labels"].values()):

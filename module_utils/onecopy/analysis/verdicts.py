@@ -63,11 +63,12 @@ def _measure(run: Run, finding: _Finding, measured: Metric) -> _Finding:
         side: _records(run, measured, finding.host, comparison[side]) for side in ("of", "to") if side in comparison
     }
     missing = [_missing(run, comparison[side]) for side, labels in sides.items() if not labels]
-    hopeless = TCG_REASON if measured.clock and run.accelerator == "tcg" else None
-    if missing:
-        return replace(finding, because="; ".join(([hopeless] if hopeless else []) + missing))
-    found = _ratio(run, finding, measured, sides) if "to" in sides else _level(run, finding, measured, sides["of"])
-    return replace(found, p=None, inside=None, because=hopeless) if hopeless else found
+    found = finding
+    if not missing:
+        found = _ratio(run, finding, measured, sides) if "to" in sides else _level(run, finding, measured, sides["of"])
+    if measured.clock and run.accelerator == "tcg":
+        return replace(found, p=None, inside=None, because=TCG_REASON)
+    return replace(found, because="; ".join(missing)) if missing else found
 
 
 def _records(

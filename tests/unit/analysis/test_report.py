@@ -143,3 +143,9 @@ def test_two_hosts_are_told_apart(tmp_path: Path, claims: dict[str, Any]) -> Non
     text = rendered(invented.store(tmp_path, plan, records), claims)
     assert "gfs @ invented-second" in text["report.md"]
     assert "gfs @ invented-second" in text["report.html"]
+
+
+def test_an_unfinished_run_says_so_on_top(tmp_path: Path, claims: dict[str, Any]) -> None:
+    plan = invented.plan()
+    text = rendered(invented.store(tmp_path, plan, invented.records(plan)[:-3]), claims)["report.md"]
+    assert text.index("This run is not finished: 3 trials have no record yet") < text.index("## Copies of a page")

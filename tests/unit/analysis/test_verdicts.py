@@ -177,3 +177,13 @@ def test_c6_counts_what_crosses_the_guest_block_device(
             record["io_path"]["guest"]["read_bytes"] = blocks * 4096
 
     assert judged(tmp_path, claims, "tcg", change=change)["C6"]["verdict"] == verdict
+
+
+def test_an_aa_pair_of_which_one_half_failed_is_absent(tmp_path: Path, claims: dict[str, Any]) -> None:
+    def change(record: dict[str, Any]) -> None:
+        if record["label"] == "gfs_again":
+            record |= {"status": "failed", "reason": "guest_died", "message": "invented"}
+
+    found = judged(tmp_path, claims, change=change)
+    assert found["aa"]["outcome"] == "absent"
+    assert "no state in which both were measured" in found["aa"]["because"]
