@@ -98,7 +98,9 @@ def runner_entries(files: Mapping[str, bytes]) -> dict[str, cpio.Entry]:
 def is_current(spec: RootSpec, guest: Path) -> bool:
     """Whether the root image was made from these inputs."""
     manifest = read_manifest(guest)
-    return manifest.get("inputs") == inputs_digest(spec) and all((guest / name).exists() for name in ("vmlinuz", "initrd.base", "root.img"))
+    return manifest.get("inputs") == inputs_digest(spec) and all(
+        (guest / name).exists() for name in ("vmlinuz", "initrd.base", "root.img")
+    )
 
 
 def is_runner_current(guest: Path) -> bool:
@@ -123,28 +125,36 @@ def build(spec: RootSpec, guest: Path, progress: Callable[[str], None] = lambda 
     guest.mkdir(parents=True, exist_ok=True)
     image.require_space(guest, 600 << 20)
     work = guest / "build"
-    shutil.rmtree(work, ignore_errors=True)
+    image.remove_tree(work)
     tree, downloads = work / "tree", work / "downloads"
     downloads.mkdir(parents=True)
     try:
         progress(f"building a {spec.suite} root")
         mirror = spec.mirror or default_mirror(spec.suite)
-        run(mmdebstrap_argv(spec, tree, downloads, mirror), env={**os.environ, "LC_ALL": "C.UTF-8"}, timeout_seconds=1800)
+        run(
+            mmdebstrap_argv(spec, tree, downloads, mirror),
+            env={**os.environ, "LC_ALL": "C.UTF-8"},
+            timeout_seconds=1800,
+        )
         for package in sorted(downloads.glob("*.deb")):
             run(["dpkg-deb", "-x", str(package), str(downloads / "unpacked")])
         entries, release = base_entries(downloads)
-        packages = run(["dpkg-query", f"--admindir={tree}/var/lib/dpkg", "-W", "-f", "${Package} ${Version}\\n"]).splitlines()
+        packages = run(
+            ["dpkg-query", f"--admindir={tree}/var/lib/dpkg", "-W", "-f", "${Package} ${Version}\\n"]
+        ).splitlines()
         packages += sorted(path.name for path in downloads.glob("*.deb"))
         _trim(tree)
         # An earlier time would make Python take its compiled modules for outdated: each start would compile them again.
-        root = image.ImageSpec(f"root {spec.suite}", spec.size_mib, 16384, journal=False, label="onecopy-root", epoch=int(time.time()))
+        root = image.ImageSpec(
+            f"root {spec.suite}", spec.size_mib, 16384, journal=False, label="onecopy-root", epoch=int(time.time())
+        )
         image.make(root, guest / "root.img", tree)
         (guest / "initrd.base").write_bytes(cpio.pack(entries))
         shutil.copyfile(next((downloads / "unpacked/boot").glob("vmlinuz-*")), guest / "vmlinuz")
         shutil.copyfile(next((downloads / "unpacked/boot").glob("config-*")), guest / "config")
         _write_elf_kernel(guest)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        image.remove_tree(work)
     manifest = {
         "inputs": inputs_digest(spec),
         "suite": spec.suite,
@@ -164,11 +174,15 @@ def pack_runner(guest: Path) -> dict[str, Any]:
     content = (guest / "initrd.base").read_bytes() + cpio.pack(runner_entries(files))
     (guest / "initrd.partial").write_bytes(content)
     (guest / "initrd.partial").rename(guest / "initrd")
-    shutil.rmtree(guest / "runner", ignore_errors=True)
+    image.remove_tree(guest / "runner")
     for path, source in files.items():
         (guest / "runner" / path).parent.mkdir(parents=True, exist_ok=True)
         (guest / "runner" / path).write_bytes(source)
-    manifest = {**read_manifest(guest), "runner": _runner_digest(files), "initrd_sha256": hashlib.sha256(content).hexdigest()}
+    manifest = {
+        **read_manifest(guest),
+        "runner": _runner_digest(files),
+        "initrd_sha256": hashlib.sha256(content).hexdigest(),
+    }
     _write_manifest(guest, manifest)
     return manifest
 
@@ -212,7 +226,7 @@ def _busybox(downloads: Path) -> Path:
 def _trim(tree: Path) -> None:
     """Remove what no guest needs, add the mount points of a read-only root."""
     for name in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/zoneinfo"):
-        shutil.rmtree(tree / name, ignore_errors=True)
+        image.remove_tree(tree / name)
     for name in guest_init.MOUNT_POINTS:
         (tree / name).mkdir(exist_ok=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,7 +37,9 @@ class ImageSpec:
 def mke2fs_argv(spec: ImageSpec, image: Path, tree: Path | None) -> list[str]:
     """The exact command; ``tree`` None makes an empty file system."""
     identity = uuid.uuid5(_NAMESPACE, spec.name)
-    extended = f"hash_seed={uuid.uuid5(identity, 'hash')},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard"
+    extended = (
+        f"hash_seed={uuid.uuid5(identity, 'hash')},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard"
+    )
     argv = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", str(BLOCK_BYTES), "-m", "0", "-N", str(spec.inodes)]
     argv += ["-U", str(identity), "-L", spec.label, "-E", extended]
     if not spec.journal:
@@ -48,7 +51,13 @@ def mke2fs_argv(spec: ImageSpec, image: Path, tree: Path | None) -> list[str]:
 
 def mke2fs_env(spec: ImageSpec, environ: Mapping[str, str]) -> dict[str, str]:
     """The environment that fixes every time stamp (the tool's own, and of the inodes it copies)."""
-    return {**environ, "SOURCE_DATE_EPOCH": str(spec.epoch), "E2FSPROGS_FAKE_TIME": str(spec.epoch), "LC_ALL": "C", "TZ": "UTC"}
+    return {
+        **environ,
+        "SOURCE_DATE_EPOCH": str(spec.epoch),
+        "E2FSPROGS_FAKE_TIME": str(spec.epoch),
+        "LC_ALL": "C",
+        "TZ": "UTC",
+    }
 
 
 def make(spec: ImageSpec, image: Path, tree: Path | None) -> None:
@@ -96,7 +105,15 @@ def require_space(directory: Path, need_bytes: int) -> None:
     status = os.statvfs(directory)
     free = status.f_bavail * status.f_frsize
     if free < need_bytes:
-        raise NoSpaceError(f"{directory}: {need_bytes / _MIB:.0f} MiB are needed, {free / _MIB:.0f} MiB are free: give the store more room")
+        raise NoSpaceError(
+            f"{directory}: {need_bytes / _MIB:.0f} MiB are needed, {free / _MIB:.0f} MiB are free: give the store more room"
+        )
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with all that is in it; one that is not there is fine."""
+    if path.exists():
+        shutil.rmtree(path)
 
 
 def sync(path: Path) -> None:

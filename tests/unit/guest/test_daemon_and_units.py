@@ -16,7 +16,14 @@ HELP = (DATA / "environment/virtiofsd-help-1.13.2.txt").read_text()
 
 def test_the_options_of_a_real_virtiofsd() -> None:
     options = daemon.parse_options(HELP)
-    assert {"--socket-path", "--shared-dir", "--cache", "--sandbox", "--inode-file-handles", "--rlimit-nofile"} <= options
+    assert {
+        "--socket-path",
+        "--shared-dir",
+        "--cache",
+        "--sandbox",
+        "--inode-file-handles",
+        "--rlimit-nofile",
+    } <= options
     assert "--help" in options
     assert "--never" not in options
 
@@ -46,19 +53,52 @@ def test_a_missing_virtiofsd_is_named_with_the_places() -> None:
 
 
 def test_the_exact_command_of_hostfsd() -> None:
-    argv = daemon.hostfsd_argv(Path("/h.pyz"), Path("/share"), Path("/s"), Path("/t"), "onecopy", window_mib=512, inode_dax_kib=1024, cache="auto", queues=2)
+    argv = daemon.hostfsd_argv(
+        Path("/h.pyz"),
+        Path("/share"),
+        Path("/s"),
+        Path("/t"),
+        "onecopy",
+        window_mib=512,
+        inode_dax_kib=1024,
+        cache="auto",
+        queues=2,
+    )
     assert argv == [
-        *("/usr/bin/python3", "/h.pyz", "--socket", "/s", "--shared-dir", "/share", "--tag", "onecopy", "--window", "512M"),
+        *(
+            "/usr/bin/python3",
+            "/h.pyz",
+            "--socket",
+            "/s",
+            "--shared-dir",
+            "/share",
+            "--tag",
+            "onecopy",
+            "--window",
+            "512M",
+        ),
         *("--inode-dax", "1024K", "--cache", "auto", "--queues", "2", "--stats-socket", "/t"),
     ]
 
 
 def test_hostfsd_accepts_that_command(tmp_path: Path) -> None:
-    argv = daemon.hostfsd_argv(Path("/h.pyz"), tmp_path, Path("/s"), Path("/t"), "onecopy", window_mib=512, inode_dax_kib=1024, cache="auto", queues=1)
+    argv = daemon.hostfsd_argv(
+        Path("/h.pyz"),
+        tmp_path,
+        Path("/s"),
+        Path("/t"),
+        "onecopy",
+        window_mib=512,
+        inode_dax_kib=1024,
+        cache="auto",
+        queues=1,
+    )
     assert parse(argv[2:]).window == 512 << 20
 
 
-@pytest.mark.parametrize("argument", ["plain", "with space", 'a "quote"', "100%", "$HOME", "back\\slash", "", "semi;colon", "it's"])
+@pytest.mark.parametrize(
+    "argument", ["plain", "with space", 'a "quote"', "100%", "$HOME", "back\\slash", "", "semi;colon", "it's"]
+)
 def test_every_argument_survives_systemd(argument: str) -> None:
     """Undone the way systemd.syntax(7) says: specifiers and variables first, then shell-like quotes."""
     undone = shlex.split(units.quote(argument).replace("%%", "%").replace("$$", "$"))
@@ -67,14 +107,20 @@ def test_every_argument_survives_systemd(argument: str) -> None:
 
 def test_a_drop_in_replaces_the_command_and_reads_well() -> None:
     text = units.drop_in(["/bin/q", "-name", "x y", "-smp", "1"], ["ReadWritePaths=/r"], ["BindsTo=d.service"])
-    assert text == ('[Unit]\nBindsTo=d.service\n\n[Service]\nExecStart=\nExecStart=/bin/q \\\n    -name "x y" \\\n    -smp 1\nReadWritePaths=/r\n')
+    assert text == (
+        '[Unit]\nBindsTo=d.service\n\n[Service]\nExecStart=\nExecStart=/bin/q \\\n    -name "x y" \\\n    -smp 1\nReadWritePaths=/r\n'
+    )
 
 
 def test_the_state_of_units_is_read() -> None:
-    dead = units.parse_state("MainPID=0\nResult=signal\nExecMainExitTimestampMonotonic=77\nExecMainStatus=9\nActiveState=failed\n")
+    dead = units.parse_state(
+        "MainPID=0\nResult=signal\nExecMainExitTimestampMonotonic=77\nExecMainStatus=9\nActiveState=failed\n"
+    )
     assert dead == units.State("failed", "signal", None, 9, 77)
     assert not dead.is_running
-    alive = units.parse_state("MainPID=12\nResult=success\nExecMainExitTimestampMonotonic=0\nExecMainStatus=0\nActiveState=active\n")
+    alive = units.parse_state(
+        "MainPID=12\nResult=success\nExecMainExitTimestampMonotonic=0\nExecMainStatus=0\nActiveState=active\n"
+    )
     assert alive == units.State("active", "success", 12, 0, None)
     assert alive.is_running
 

@@ -29,7 +29,10 @@ def test_the_bytes_are_pinned() -> None:
     for file in dataset.files(SPEC):
         for piece in dataset.content(SPEC, file):
             whole.update(piece)
-    assert (dataset.FORMAT, whole.hexdigest()) == (1, "b4a84bb358980188e959dba1782f1293e0b856edb7a2f20b2338e1ef227dce7e")
+    assert (dataset.FORMAT, whole.hexdigest()) == (
+        1,
+        "b4a84bb358980188e959dba1782f1293e0b856edb7a2f20b2338e1ef227dce7e",
+    )
 
 
 def test_sizes_add_up_and_differ() -> None:
@@ -134,7 +137,15 @@ def test_impossible_sets_are_refused(change: dict[str, Any], words: str) -> None
 
 
 def test_the_module_tells_before_it_makes(run_module: Run, tmp_path: Path) -> None:
-    arguments = {"name": "tiny", "large_mib": 1, "large_files": 1, "small_mib": 1, "small_files": 10, "seed": 1, "state_directory": str(tmp_path)}
+    arguments = {
+        "name": "tiny",
+        "large_mib": 1,
+        "large_files": 1,
+        "small_mib": 1,
+        "small_files": 10,
+        "seed": 1,
+        "state_directory": str(tmp_path),
+    }
     foretold = run_module("dataset", check_mode=True, **arguments)
     assert foretold["changed"]
     assert not list(tmp_path.iterdir())
@@ -144,7 +155,14 @@ def test_the_module_tells_before_it_makes(run_module: Run, tmp_path: Path) -> No
 
 
 def test_the_module_fails_with_one_line(run_module: Run, tmp_path: Path) -> None:
-    arguments = {"large_mib": 1, "large_files": 1, "small_mib": 1, "small_files": 10, "seed": 1, "state_directory": str(tmp_path)}
+    arguments = {
+        "large_mib": 1,
+        "large_files": 1,
+        "small_mib": 1,
+        "small_files": 10,
+        "seed": 1,
+        "state_directory": str(tmp_path),
+    }
     result = run_module("dataset", name="a/b", **arguments)
     assert result["failed"]
     assert result["msg"].splitlines() == ["dataset name 'a/b': must be a plain file name"]

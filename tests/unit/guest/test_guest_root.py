@@ -40,7 +40,9 @@ def test_the_mirror_is_the_one_apt_uses(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("cpio") is None, reason="cpio is not installed")
 def test_a_real_cpio_reads_the_archive(tmp_path: Path) -> None:
-    archive = cpio.pack({"a/b/file": cpio.file(b"hello", 0o600), "link": cpio.symlink("a/b"), "empty": cpio.directory()})
+    archive = cpio.pack(
+        {"a/b/file": cpio.file(b"hello", 0o600), "link": cpio.symlink("a/b"), "empty": cpio.directory()}
+    )
     subprocess.run(["cpio", "-id", "--quiet"], input=archive, cwd=tmp_path, check=True)
     assert (tmp_path / "a/b/file").read_bytes() == b"hello"
     assert (tmp_path / "link").readlink() == Path("a/b")
@@ -85,7 +87,12 @@ def test_the_scripts_are_shell(script: str) -> None:
 def test_inputs_decide() -> None:
     digest = guest_root.inputs_digest(RootSpec())
     assert digest == guest_root.inputs_digest(RootSpec())
-    for change in ({"suite": "forky"}, {"packages": ("python3", "fio")}, {"size_mib": 512}, {"mirror": "http://mirror.test"}):
+    for change in (
+        {"suite": "forky"},
+        {"packages": ("python3", "fio")},
+        {"size_mib": 512},
+        {"mirror": "http://mirror.test"},
+    ):
         assert digest != guest_root.inputs_digest(replace(RootSpec(), **change))  # type: ignore[arg-type]
 
 
@@ -125,7 +132,9 @@ def test_images_need_a_data_set_and_known_systems(run_module: Run, tmp_path: Pat
     assert wrong["msg"].startswith("unknown system 'gsf': known: hfs, gfs")
     missing = run_module("data_images", dataset="x", systems=["gfs"], state_directory=str(tmp_path))
     assert "make the data set (role dataset) first" in missing["msg"]
-    foretold = run_module("data_images", check_mode=True, dataset="x", systems=["hfs", "gfs", "gfs_direct"], state_directory=str(tmp_path))
+    foretold = run_module(
+        "data_images", check_mode=True, dataset="x", systems=["hfs", "gfs", "gfs_direct"], state_directory=str(tmp_path)
+    )
     assert foretold["made"] == ["gfs", "gfs_direct"]
 
 
@@ -136,7 +145,9 @@ def test_the_exact_command_of_the_store() -> None:
     ]
 
 
-@pytest.mark.skipif(shutil.which("mke2fs") is None or shutil.which("blkid") is None, reason="e2fsprogs or blkid is not installed")
+@pytest.mark.skipif(
+    shutil.which("mke2fs") is None or shutil.which("blkid") is None, reason="e2fsprogs or blkid is not installed"
+)
 def test_the_store_is_made_once(run_module: Run, tmp_path: Path) -> None:
     path = tmp_path / "store.ext4"
     assert run_module("ext4_store", check_mode=True, path=str(path), size_mib=32)["changed"]

@@ -21,7 +21,10 @@ def test_the_exact_command() -> None:
     assert image.mke2fs_argv(SPEC, Path("/i.img"), Path("/tree")) == [
         *("mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-N", "128"),
         *("-U", "bacaa754-f959-5da0-bd66-2b7f69b06655", "-L", "onecopy"),
-        *("-E", "hash_seed=e657863a-0aa4-5494-9711-05d9a71fed9e,root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard"),
+        *(
+            "-E",
+            "hash_seed=e657863a-0aa4-5494-9711-05d9a71fed9e,root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard",
+        ),
         *("-d", "/tree", "/i.img", "16M"),
     ]
 
@@ -62,7 +65,9 @@ def _has_reproducible_inodes() -> bool:
 @needs_mke2fs
 def test_the_same_tree_gives_the_same_bytes(tree: Path, tmp_path: Path) -> None:
     if not _has_reproducible_inodes():
-        pytest.skip("mke2fs older than 1.47.1 copies the files' change times, which nobody can set; molecule/guest_image tests it on a host")
+        pytest.skip(
+            "mke2fs older than 1.47.1 copies the files' change times, which nobody can set; molecule/guest_image tests it on a host"
+        )
     image.make(SPEC, tmp_path / "first.img", tree)
     time.sleep(1.1)
     again = tmp_path / "again"
@@ -114,12 +119,17 @@ def test_sizes_leave_room(data_mib: int, files: int) -> None:
 
 def test_extents_are_parsed() -> None:
     header = struct.pack("=QQLLLL", 0, 2**64 - 1, 1, 2, 256, 0)
-    extents = struct.pack("=QQQQQLLLL", 0, 40960, 8192, 0, 0, 0, 0, 0, 0) + struct.pack("=QQQQQLLLL", 8192, 4096, 4096, 0, 0, 1, 0, 0, 0)
+    extents = struct.pack("=QQQQQLLLL", 0, 40960, 8192, 0, 0, 0, 0, 0, 0) + struct.pack(
+        "=QQQQQLLLL", 8192, 4096, 4096, 0, 0, 1, 0, 0, 0
+    )
     assert fiemap.parse(header + extents) == [(0, 40960, 8192, 0), (8192, 4096, 4096, 1)]
 
 
 def test_ranges_are_joined_where_they_touch() -> None:
-    assert fiemap.merge([(8192, 4096), (0, 4096), (4096, 4096), (20480, 4096), (20480, 8192)]) == [(0, 12288), (20480, 8192)]
+    assert fiemap.merge([(8192, 4096), (0, 4096), (4096, 4096), (20480, 4096), (20480, 8192)]) == [
+        (0, 12288),
+        (20480, 8192),
+    ]
     assert fiemap.merge([]) == []
 
 

@@ -13,7 +13,9 @@ import pytest
 from ansible.module_utils.onecopy import qemu
 from ansible.module_utils.onecopy.qemu import Disk, GuestSpec, Pmem, Share
 
-SPEC = GuestSpec("trial", "tcg", 384, 1, Path("/g/vmlinux"), Path("/g/initrd"), Path("/r"), (Disk("root", Path("/g/root.img"), 3),))
+SPEC = GuestSpec(
+    "trial", "tcg", 384, 1, Path("/g/vmlinux"), Path("/g/initrd"), Path("/r"), (Disk("root", Path("/g/root.img"), 3),)
+)
 DATA = Disk("data", Path("/d.img"), 5, "none", "native", has_iothread=True, queues=2)
 
 
@@ -21,7 +23,15 @@ def test_the_exact_command_of_a_bare_guest() -> None:
     argv = qemu.argv(SPEC)
     append = argv[argv.index("-append") + 1]
     assert [word for word in argv if word != append] == [
-        *("qemu-system-x86_64", "-name", "guest=onecopy-trial,process=onecopy-trial", "-nodefaults", "-no-user-config", "-display", "none"),
+        *(
+            "qemu-system-x86_64",
+            "-name",
+            "guest=onecopy-trial,process=onecopy-trial",
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+        ),
         *("-no-reboot", "-accel", "tcg,thread=multi,tb-size=64", "-cpu", "max", "-smp", "1"),
         *("-object", "memory-backend-memfd,id=m0,size=384M,share=on"),
         *("-M", "q35,memory-backend=m0,smm=off,graphics=off,vmport=off,hpet=off", "-m", "384M"),
@@ -57,19 +67,29 @@ def test_a_tuned_disk() -> None:
 
 def test_pmem_maps_the_image_and_keeps_memory_below_4_gib() -> None:
     argv = qemu.argv(replace(SPEC, pmem=Pmem(Path("/d.img"), 88080384), modules=("libnvdimm", "nd_pmem")))
-    assert argv[-4:] == ["-object", "memory-backend-file,id=p0,share=on,mem-path=/d.img,size=88080384", "-device", "virtio-pmem-pci,memdev=p0,addr=0x08"]
+    assert argv[-4:] == [
+        "-object",
+        "memory-backend-file,id=p0,share=on,mem-path=/d.img,size=88080384",
+        "-device",
+        "virtio-pmem-pci,memdev=p0,addr=0x08",
+    ]
     assert argv[argv.index("-m") + 1] == "384M,maxmem=3584M,slots=4"
     assert argv[argv.index("-append") + 1].endswith(" onecopy.modules=libnvdimm,nd_pmem")
 
 
 def test_private_pmem_can_be_merged() -> None:
-    assert "memory-backend-file,id=p0,share=off,merge=on,mem-path=/d,size=4" in qemu.argv(replace(SPEC, pmem=Pmem(Path("/d"), 4, is_shared=False)))
+    assert "memory-backend-file,id=p0,share=off,merge=on,mem-path=/d,size=4" in qemu.argv(
+        replace(SPEC, pmem=Pmem(Path("/d"), 4, is_shared=False))
+    )
 
 
 @pytest.mark.parametrize(
     ("share", "device"),
     [
-        (Share(Path("/s"), "onecopy"), "vhost-user-fs-pci,chardev=share,tag=onecopy,queue-size=128,num-request-queues=1,addr=0x09"),
+        (
+            Share(Path("/s"), "onecopy"),
+            "vhost-user-fs-pci,chardev=share,tag=onecopy,queue-size=128,num-request-queues=1,addr=0x09",
+        ),
         (
             Share(Path("/s"), "onecopy", "vhost-user-test-device", queues=2),
             "vhost-user-test-device-pci,chardev=share,virtio-id=26,num_vqs=3,vq_size=128,config_size=40,addr=0x09",
