@@ -35,6 +35,7 @@ class Backend:
         self.maps = 0
         self.unmaps = 0
         self.failed = 0
+        self.refused_unmaps = 0
         self.map_seconds = 0.0
 
     def connect(self, sock: socket.socket) -> None:
@@ -70,7 +71,7 @@ class Backend:
         answer = self._ask(BACKEND_SHMEM_UNMAP, 0, window_offset, length, 0, None)
         self.unmaps += 1
         if answer:
-            self.failed += 1
+            self.refused_unmaps += 1
 
     def _ask(self, request: int, file_offset: int, window_offset: int, length: int, flags: int, fd: int | None) -> int:
         if self._socket is None:

@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Callable
 
 from hostfsd import vhost_user as vu
 from hostfsd.backend import Backend
@@ -87,43 +88,47 @@ class Device:
     # -- messages; None means that there is nothing to answer but an acknowledgement
 
     def _handle(self, message: vu.Message) -> bytes | None:
-        request, payload = message.request, message.payload
-        if request == vu.GET_FEATURES:
-            return vu.U64.pack(
-                vu.FEATURE_VERSION_1 | vu.FEATURE_PROTOCOL | vu.FEATURE_INDIRECT_DESC | vu.FEATURE_EVENT_IDX
-            )
-        if request == vu.SET_FEATURES:
-            self._features = vu.U64.unpack(payload)[0]
-        elif request == vu.GET_PROTOCOL_FEATURES:
-            offered = vu.PROTOCOL_MQ | vu.PROTOCOL_REPLY_ACK | vu.PROTOCOL_CONFIG
-            if self._window.size:
-                offered |= vu.PROTOCOL_BACKEND_REQ | vu.PROTOCOL_BACKEND_SEND_FD | vu.PROTOCOL_SHMEM
-            return vu.U64.pack(offered)
-        elif request == vu.SET_PROTOCOL_FEATURES:
-            self._protocol_features = vu.U64.unpack(payload)[0]
-        elif request == vu.GET_QUEUE_NUM:
-            return vu.U64.pack(len(self.queues))
-        elif request == vu.GET_CONFIG:
-            return self._get_config(payload)
-        elif request == vu.GET_SHMEM_CONFIG:
-            self._window_asked = True
-            return vu.SHMEM_CONFIG.pack(1 if self._window.size else 0, 0, self._window.size, *[0] * 255)
-        elif request == vu.SET_BACKEND_REQ_FD:
-            self._backend.connect(socket.socket(fileno=self._take(message)))
-        elif request == vu.SET_MEM_TABLE:
-            self._memory = GuestMemory.from_message(payload, message.fds, self._memory, self._window.shows)
-            for queue in self.queues:
-                if queue.worker:
-                    queue.worker.queue.memory = self._memory
-        elif request in _RING_MESSAGES:
-            return _RING_MESSAGES[request](self, message)
-        elif request in (vu.RESET_OWNER, vu.RESET_DEVICE):
-            self.stop()
+        handler = _MESSAGES.get(message.request)
         # Others (SET_OWNER, SET_CONFIG, SET_VRING_ERR, …) change nothing here.
-        return None
+        return handler(self, message) if handler else None
 
-    def _get_config(self, payload: bytes) -> bytes:
-        offset, size, flags = vu.CONFIG_HEADER.unpack_from(payload)
+    def _get_features(self, _message: vu.Message) -> bytes:
+        return vu.U64.pack(vu.FEATURE_VERSION_1 | vu.FEATURE_PROTOCOL | vu.FEATURE_INDIRECT_DESC | vu.FEATURE_EVENT_IDX)
+
+    def _set_features(self, message: vu.Message) -> None:
+        self._features = vu.U64.unpack(message.payload)[0]
+
+    def _get_protocol_features(self, _message: vu.Message) -> bytes:
+        offered = vu.PROTOCOL_MQ | vu.PROTOCOL_REPLY_ACK | vu.PROTOCOL_CONFIG
+        if self._window.size:
+            offered |= vu.PROTOCOL_BACKEND_REQ | vu.PROTOCOL_BACKEND_SEND_FD | vu.PROTOCOL_SHMEM
+        return vu.U64.pack(offered)
+
+    def _set_protocol_features(self, message: vu.Message) -> None:
+        self._protocol_features = vu.U64.unpack(message.payload)[0]
+
+    def _get_queue_count(self, _message: vu.Message) -> bytes:
+        return vu.U64.pack(len(self.queues))
+
+    def _get_window(self, _message: vu.Message) -> bytes:
+        self._window_asked = True
+        return vu.SHMEM_CONFIG.pack(1 if self._window.size else 0, 0, self._window.size, *[0] * 255)
+
+    def _set_backend(self, message: vu.Message) -> None:
+        self._backend.connect(socket.socket(fileno=self._take(message)))
+
+    def _set_memory(self, message: vu.Message) -> None:
+        # Comes while queues run, too: QEMU counts every mapping in the window as memory.
+        self._memory = GuestMemory.from_message(message.payload, message.fds, self._memory, self._window.shows)
+        for queue in self.queues:
+            if queue.worker:
+                queue.worker.queue.memory = self._memory
+
+    def _reset(self, _message: vu.Message) -> None:
+        self.stop()
+
+    def _get_config(self, message: vu.Message) -> bytes:
+        offset, size, flags = vu.CONFIG_HEADER.unpack_from(message.payload)
         if offset + size > _CONFIG_MAX:
             raise vu.ProtocolError(f"configuration bytes {offset}+{size} asked for")
         return vu.CONFIG_HEADER.pack(offset, size, flags) + self._config[offset : offset + size]
@@ -227,7 +232,18 @@ class Device:
             self._socket.close()
 
 
-_RING_MESSAGES = {
+_MESSAGES: dict[int, Callable[[Device, vu.Message], bytes | None]] = {
+    vu.GET_FEATURES: Device._get_features,
+    vu.SET_FEATURES: Device._set_features,
+    vu.GET_PROTOCOL_FEATURES: Device._get_protocol_features,
+    vu.SET_PROTOCOL_FEATURES: Device._set_protocol_features,
+    vu.GET_QUEUE_NUM: Device._get_queue_count,
+    vu.GET_CONFIG: Device._get_config,
+    vu.GET_SHMEM_CONFIG: Device._get_window,
+    vu.SET_BACKEND_REQ_FD: Device._set_backend,
+    vu.SET_MEM_TABLE: Device._set_memory,
+    vu.RESET_OWNER: Device._reset,
+    vu.RESET_DEVICE: Device._reset,
     vu.SET_VRING_NUM: Device._set_size,
     vu.SET_VRING_ADDR: Device._set_addresses,
     vu.SET_VRING_BASE: Device._set_base,

@@ -120,6 +120,7 @@ DIRENT = struct.Struct("<QQII")
 HOST_DIRENT = struct.Struct("<QqHB")
 
 _SECOND = 10**9
+_NOT_NAMES = {b".", b".."}
 
 
 def device_number(rdev: int) -> int:
@@ -167,7 +168,7 @@ def names_of(data: bytes) -> tuple[bytes, bytes]:
 
 
 def checked(name: bytes) -> bytes:
-    if not name or b"/" in name or name == b"." or name == b"..":
+    if not name or b"/" in name or name in _NOT_NAMES:
         invalid()
     if len(name) > MAX_NAME:
         raise OSError(36, "name too long")

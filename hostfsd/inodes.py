@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hostfsd.window import Mapped
 
 _O_PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_REOPENED = {stat.S_IFREG, stat.S_IFDIR}
 _NOT_AT_REOPEN = os.O_NOFOLLOW | os.O_CREAT | os.O_EXCL
 
 
@@ -50,7 +51,7 @@ class Inode(Descriptor):
 
         The working directory is /proc/self/fd (sandbox.py), so that a descriptor's number is a path to it.
         """
-        if self.kind == stat.S_IFREG or self.kind == stat.S_IFDIR:
+        if self.kind in _REOPENED:
             return os.open(self.path, flags & ~_NOT_AT_REOPEN | os.O_CLOEXEC | os.O_NOCTTY)
         raise OSError(6, "no regular file or directory")
 

@@ -13,6 +13,7 @@ from hostfsd.request import Request
 
 _ENTRY_SIZE = fuse.ENTRY.size + fuse.ATTR.size
 _NO_ENTRY = bytes(_ENTRY_SIZE)
+_DOTS = {b".", b".."}
 
 
 def lookup(export: Export, request: Request, _: Counters) -> bytes:
@@ -148,7 +149,7 @@ def _read(export: Export, request: Request, plus: bool) -> bytes:
             if parent is root and name == b"..":
                 number = root.key[1]  # what lies above the share is no business of the guest
             if plus:
-                parts.append(_NO_ENTRY if name == b"." or name == b".." else _entry(export, parent, name))
+                parts.append(_NO_ENTRY if name in _DOTS else _entry(export, parent, name))
             parts.append(fuse.dirent(number, following & 0xFFFFFFFFFFFFFFFF, kind, name))
             room -= need
             directory.take()

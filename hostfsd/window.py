@@ -182,6 +182,7 @@ class Window:
             "maps_total": self.backend.maps,
             "unmaps_total": self.backend.unmaps,
             "map_failures": self.backend.failed,
+            "unmaps_refused": self.backend.refused_unmaps,
             "map_seconds": round(self.backend.map_seconds, 6),
             "upgrades_total": self.upgrades,
             "remaps_total": self.remaps,

@@ -2,6 +2,7 @@
 
 import array
 import contextlib
+import json
 import mmap
 import os
 import select
@@ -53,7 +54,14 @@ class Window:
         overlap = any(offset < start + entry[0] and start < offset + length for start, entry in self.maps.items())
         size = os.fstat(fd).st_size
         aligned = not (offset % PAGE or length % PAGE or file_offset % PAGE)
-        if self.refuse or overlap or not length or not aligned or file_offset + length > size or offset + length > self.size:
+        if (
+            self.refuse
+            or overlap
+            or not length
+            or not aligned
+            or file_offset + length > size
+            or offset + length > self.size
+        ):
             os.close(fd)
             return 1
         try:
@@ -257,10 +265,9 @@ class Frontend:
             while self.backend_hold.is_set():
                 time.sleep(0.005)
             _region, file_offset, offset, length, _flags = struct.unpack("<B7xQQQQ", payload)
-            if request == 9:
-                result = self.window.map(fds[0], file_offset, offset, length)
-            else:
-                result = self.window.unmap(offset, length)
+            window = self.window
+            result = window.map(fds[0], file_offset, offset, length) if fds else window.unmap(offset, length)
+            assert request == (9 if fds else 10)
             assert flags & 8
             with contextlib.suppress(OSError):
                 self._backend.sendall(HEADER.pack(request, 1 | 4, 8) + struct.pack("<Q", result))
@@ -301,8 +308,6 @@ class Daemon:
             return False
 
     def stats(self) -> dict:
-        import json
-
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(5)
             sock.connect(self.stats_socket)

@@ -165,7 +165,7 @@ def test_readdirplus_counts_lookups(fs):
         (fs.shared / str(number)).touch()
     listed = fs.guest.list(1, plus=True)
     assert fs.daemon.stats()["inodes"] == 51
-    for entry, *_ , name in listed:
+    for entry, *_, name in listed:
         assert (entry.node == 0) == (name in (b".", b".."))
         if entry.node:
             fs.guest.forget(entry.node)
@@ -200,11 +200,11 @@ def test_statfs_fallocate_lseek_copy_fsync(fs):
     guest.call(30, 0, struct.pack("<QII", directory, 0, 0))
 
 
-@pytest.mark.parametrize("op", [31, 32, 33, 34, 37, 39, 40, 51, 52, 60, 99, 4096, 2**32 - 1])
-def test_what_is_not_served_is_refused_cleanly(fs, op):
-    with pytest.raises(FuseError) as caught:
-        fs.guest.call(op, 1, bytes(64))
-    assert caught.value.errno == (errno.ENOTTY if op == 39 else errno.ENOSYS)
+def test_what_is_not_served_is_refused_cleanly(fs):
+    for op in (31, 32, 33, 34, 37, 39, 40, 51, 52, 60, 99, 4096, 2**32 - 1):
+        with pytest.raises(FuseError) as caught:
+            fs.guest.call(op, 1, bytes(64))
+        assert caught.value.errno == (errno.ENOTTY if op == 39 else errno.ENOSYS)
 
 
 def test_xattr_is_a_switch(start):
@@ -276,9 +276,9 @@ def test_full_disk_is_enospc(start, tmp_path):
     try:
         guest = start("--window", "0").guest
         _, handle = guest.create(b"f")
+        guest.write(handle, 0, b"x" * (1 << 20))
         with pytest.raises(FuseError) as caught:
-            for number in range(4):
-                guest.write(handle, number << 19, b"x" * (1 << 19))
+            guest.write(handle, 1 << 20, b"x" * 4096)
         assert caught.value.errno == errno.ENOSPC
     finally:
         subprocess.run(["umount", "-l", small], check=True)

@@ -8,7 +8,7 @@ from guest import FuseError
 OPERATIONS = int(os.environ.get("HOSTFSD_OPERATIONS", "6000"))
 
 
-def test_nothing_is_left_after_many_operations(fs):
+def test_nothing_is_left_after_many_operations(fs):  # noqa: PLR0912, PLR0915
     rng = random.Random(1)
     guest = fs.guest
     (fs.shared / "sub").mkdir()

@@ -1,6 +1,7 @@
 """Nothing leads out of the shared directory, whatever the guest sends and however the host's names change meanwhile."""
 
 import errno
+import itertools
 import os
 import re
 import resource
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from guest import FuseError
+
+from hostfsd import libc
 
 SECRET = b"a secret outside of the share"
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the sandbox is a mount namespace")
@@ -35,27 +38,27 @@ def refused(call, *errors: int) -> None:
 NAMES = [b"..", b".", b"", b"/", b"../secret", b"/etc/passwd", b"a/../../secret", b"sub/..", b"./secret"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_no_request_takes_a_path_for_a_name(jail, name):
+def test_no_request_takes_a_path_for_a_name(jail):
     guest = jail.guest
     node = guest.mkdir(b"sub").node
-    entry, _ = guest.create(b"file")
-    for parent in (1, node):
-        refused(lambda: guest.lookup(name, parent), errno.EINVAL)  # noqa: B023
-        refused(lambda: guest.mkdir(name, node=parent), errno.EINVAL)  # noqa: B023
-        refused(lambda: guest.create(name, node=parent), errno.EINVAL)  # noqa: B023
+    file = struct.pack("<Q", guest.create(b"file")[0].node)
+    for parent, name in itertools.product((1, node), NAMES):
         for op, body in (
+            (1, name + b"\0"),
             (8, struct.pack("<IIII", stat.S_IFREG | 0o600, 0, 0, 0) + name + b"\0"),
+            (9, struct.pack("<II", 0o755, 0) + name + b"\0"),
+            (35, struct.pack("<IIII", os.O_CREAT | os.O_RDWR, 0o600, 0, 0) + name + b"\0"),
             (6, name + b"\0target\0"),
             (10, name + b"\0"),
             (11, name + b"\0"),
             (12, struct.pack("<Q", 1) + name + b"\0new\0"),
             (12, struct.pack("<Q", 1) + b"file\0" + name + b"\0"),
             (45, struct.pack("<QII", 1, 2, 0) + b"file\0" + name + b"\0"),
-            (13, struct.pack("<Q", entry.node) + name + b"\0"),
+            (13, file + name + b"\0"),
         ):
             refused(lambda: guest.call(op, parent, body), errno.EINVAL)  # noqa: B023
-    assert jail.secret.read_bytes() == SECRET and (jail.shared / "file").exists()
+    assert jail.secret.read_bytes() == SECRET
+    assert sorted(os.listdir(jail.shared)) == ["file", "sub"] and not os.listdir(jail.shared / "sub")
 
 
 def test_names_without_an_end_are_refused(jail):
@@ -103,10 +106,18 @@ def test_pipes_sockets_and_devices_are_never_opened(jail):
         refused(lambda: jail.guest.setattr(node, 8, size=0), errno.ENXIO)  # noqa: B023
 
 
+def opened(call, *errors: int) -> int | None:
+    """Return the handle that a call opens, None when it is refused with one of the errors; others are raised."""
+    try:
+        return call()
+    except FuseError as error:
+        if error.errno in errors:
+            return None
+        raise
+
+
 def swap(jail, stop: threading.Event, one: str, other: str) -> threading.Thread:
     """Exchange two names of the share as fast as possible, until told to stop."""
-    from hostfsd import libc
-
     directory = os.open(jail.shared, os.O_RDONLY)
 
     def run() -> None:
@@ -129,17 +140,13 @@ def test_a_file_that_is_exchanged_for_a_link_meanwhile(jail):
         for _ in range(1500):
             entry = jail.guest.lookup(b"race")
             kinds.add(stat.S_IFMT(entry.attr.mode))
-            try:
-                handle = jail.guest.open(entry.node, os.O_RDWR)
-            except FuseError as error:
-                assert error.errno == errno.ENXIO
+            handle = opened(lambda: jail.guest.open(entry.node, os.O_RDWR), errno.ENXIO)  # noqa: B023
+            if handle is None:
                 continue
             assert jail.guest.read(handle, 0, 100) == b"inside"
             jail.guest.release(handle)
-            try:
-                entry, handle = jail.guest.create(b"race")
-            except FuseError as error:
-                assert error.errno in (errno.ENXIO, errno.ENOENT)
+            handle = opened(lambda: jail.guest.create(b"race")[1], errno.ENXIO, errno.ENOENT)
+            if handle is None:
                 continue
             assert jail.guest.read(handle, 0, 100) == b"inside"
             jail.guest.release(handle)
@@ -162,12 +169,13 @@ def test_a_directory_that_is_exchanged_for_a_link_meanwhile(jail):
     try:
         for number in range(1000):
             directory = jail.guest.lookup(b"dir").node
-            try:
-                handle = jail.guest.open(jail.guest.lookup(b"file", directory).node)
-                jail.guest.create(b"new%d" % number, node=directory)
-            except FuseError as error:
-                assert error.errno == errno.ENOTDIR
+            handle = opened(
+                lambda: jail.guest.open(jail.guest.lookup(b"file", directory).node),  # noqa: B023
+                errno.ENOTDIR,
+            )
+            if handle is None:
                 continue
+            jail.guest.create(b"new%d" % number, node=directory)
             reached += 1
             assert jail.guest.read(handle, 0, 100) == b"inside"
             jail.guest.release(handle)
@@ -234,11 +242,9 @@ def test_descriptors_run_out_cleanly(jail):
     resource.prlimit(jail.daemon.process.pid, resource.RLIMIT_NOFILE, (200, 200))
     for number in range(300):
         (jail.shared / str(number)).touch()
-    held = []
-    with pytest.raises(FuseError) as caught:
-        for number in range(300):
-            held.append(jail.guest.lookup(str(number).encode()).node)
-    assert caught.value.errno == errno.EMFILE
+    held = [opened(lambda: jail.guest.lookup(b"%d" % number).node, errno.EMFILE) for number in range(300)]  # noqa: B023
+    held = [node for node in held if node]
+    assert 100 < len(held) < 200
     refused(lambda: jail.guest.open(held[0]), errno.EMFILE)
     refused(lambda: jail.guest.map(held[0]), errno.EMFILE)
     for node in held:
