@@ -112,7 +112,13 @@ def main() -> None:
         module.exit_json(changed=testbed.end(params["name"], paths, module.check_mode))
     numbers = {key: params[key] for key in ("memory_mib", "cpus")}
     spec = arrangement.BootSpec(
-        params["system"], params["system"], params["dataset"], params["accelerator"], name=params["name"], options=params["options"], **numbers
+        params["system"],
+        params["system"],
+        params["dataset"],
+        params["accelerator"],
+        name=params["name"],
+        options=params["options"],
+        **numbers,
     )
     try:
         plan = arrangement.arrange(spec, paths)
@@ -124,7 +130,9 @@ def main() -> None:
     except (testbed.BootError, ValueError) as error:
         module.fail_json(msg=f"guest {params['name']}: {error}")
     booted.runner.close()
-    module.exit_json(changed=running is None, units=units, command_lines=booted.command_lines, hello_seconds=booted.hello_seconds)
+    module.exit_json(
+        changed=running is None, units=units, command_lines=booted.command_lines, hello_seconds=booted.hello_seconds
+    )
 
 
 if __name__ == "__main__":

@@ -42,7 +42,9 @@ from ansible.module_utils.onecopy.paths import HostPaths
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec={"state_directory": {"type": "path", "default": "/var/lib/onecopy"}}, supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec={"state_directory": {"type": "path", "default": "/var/lib/onecopy"}}, supports_check_mode=True
+    )
     paths = HostPaths(Path(module.params["state_directory"]))
     try:
         guests = testbed.leftovers(paths)

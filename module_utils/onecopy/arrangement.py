@@ -128,13 +128,23 @@ def arrange(spec: BootSpec, paths: HostPaths) -> Arrangement:
     here = directory(spec.name)
     common = {"spec": spec, "system": system, "directory": here, "share": paths.share(spec.dataset)}
     if system.path == "host":
-        return Arrangement(**cast(Any, common), guest=None, scratch_image=None, daemon_unit=None, data_mounts=(), scratch_mounts=())
+        return Arrangement(
+            **cast(Any, common), guest=None, scratch_image=None, daemon_unit=None, data_mounts=(), scratch_mounts=()
+        )
     if system.storage == "share":
         mount_options = "dax=always" if spec.options.get("dax_always") else ""
         shared = Mount(TAG, SHARE, "virtiofs", mount_options)
-        data: tuple[Mount, ...] = (shared, Mount(f"{SHARE}/data", "/data", "", "bind"), Mount("", "/data", "", "remount,bind,ro,noatime"))
+        data: tuple[Mount, ...] = (
+            shared,
+            Mount(f"{SHARE}/data", "/data", "", "bind"),
+            Mount("", "/data", "", "remount,bind,ro,noatime"),
+        )
         unit = units.VIRTIOFSD if system.path == "virtiofs" else units.HOSTFSD
-        scratch_image, scratch, daemon_unit = None, (Mount(f"{SHARE}/scratch", SCRATCH, "", "bind"),), unit.format(spec.name)
+        scratch_image, scratch, daemon_unit = (
+            None,
+            (Mount(f"{SHARE}/scratch", SCRATCH, "", "bind"),),
+            unit.format(spec.name),
+        )
     else:
         source, dax = ("/dev/pmem0", ",dax=always") if system.dax else ("/dev/vdc", "")
         data = (Mount(source, "/data", "ext4", f"ro,noload,noatime{dax}"),)
@@ -183,7 +193,15 @@ def hfs_service(arrangement: Arrangement) -> list[str]:
 
 def hfs_argv() -> list[str]:
     """The command line of the ``hfs`` runner, inside its root."""
-    return ["/usr/bin/python3", "-SEs", "-X", "frozen_modules=on", "/run/onecopy/runner/main.py", "socket", "/run/onecopy/runner.sock"]
+    return [
+        "/usr/bin/python3",
+        "-SEs",
+        "-X",
+        "frozen_modules=on",
+        "/run/onecopy/runner/main.py",
+        "socket",
+        "/run/onecopy/runner.sock",
+    ]
 
 
 def _guest(spec: BootSpec, system: System, paths: HostPaths, scratch: Path | None) -> qemu.GuestSpec:
@@ -209,9 +227,21 @@ def _guest(spec: BootSpec, system: System, paths: HostPaths, scratch: Path | Non
             disks.append(qemu.Disk("data", image, _DATA_SLOT, **tuning))
     elif system.path == "virtiofs":
         # QEMU's own device carries at most 1,024 entries; more than one request queue needs a guest with as many vCPUs.
-        share = qemu.Share(directory(spec.name) / "share.sock", TAG, "vhost-user-fs", _int(options, "queues", 1), _int(options, "queue_size", 128))
+        share = qemu.Share(
+            directory(spec.name) / "share.sock",
+            TAG,
+            "vhost-user-fs",
+            _int(options, "queues", 1),
+            _int(options, "queue_size", 128),
+        )
     else:
-        share = qemu.Share(directory(spec.name) / "share.sock", TAG, "vhost-user-test-device", _int(options, "queues", 1), _int(options, "queue_size", 128))
+        share = qemu.Share(
+            directory(spec.name) / "share.sock",
+            TAG,
+            "vhost-user-test-device",
+            _int(options, "queues", 1),
+            _int(options, "queue_size", 128),
+        )
     has_balloon = bool(options.get("balloon", False))
     modules = (guest_init.PMEM_MODULES if pmem else ()) + (("virtio_balloon",) if has_balloon else ())
     return qemu.GuestSpec(

@@ -37,8 +37,8 @@ def connect(path: str, source: int, sink: int) -> str:
         # The guest's console cannot know how big this terminal is; the line also brings a first prompt.
         guest.sendall(f" stty rows {size.lines} columns {size.columns}\n".encode())
         while True:
-            ready, _, _ = select.select([source, guest], [], [])
-            if guest in ready:
+            ready, _, _ = select.select([source, guest.fileno()], [], [])
+            if guest.fileno() in ready:
                 data = guest.recv(65536)
                 if not data:
                     return "the guest has gone"

@@ -37,7 +37,9 @@ def virtiofsd_options(binary: Path) -> frozenset[str]:
     return parse_options(run([str(binary), "--help"], timeout_seconds=10))
 
 
-def virtiofsd_argv(binary: Path, options: Collection[str], shared: Path, socket: Path, cache: VirtiofsCache) -> list[str]:
+def virtiofsd_argv(
+    binary: Path, options: Collection[str], shared: Path, socket: Path, cache: VirtiofsCache
+) -> list[str]:
     """The exact command line. Raises DaemonError when an option without which the figures would mislead is missing."""
     missing = [option for option in _REQUIRED if option not in options]
     if missing:
@@ -58,7 +60,16 @@ def virtiofsd_argv(binary: Path, options: Collection[str], shared: Path, socket:
 
 
 def hostfsd_argv(
-    program: Path, shared: Path, socket: Path, stats: Path, tag: str, *, window_mib: int, inode_dax_kib: int, cache: VirtiofsCache, queues: int
+    program: Path,
+    shared: Path,
+    socket: Path,
+    stats: Path,
+    tag: str,
+    *,
+    window_mib: int,
+    inode_dax_kib: int,
+    cache: VirtiofsCache,
+    queues: int,
 ) -> list[str]:
     """The exact command line of hostfsd; ``inode_dax_kib`` is the size from which a file is mapped (0: every file)."""
     argv = ["/usr/bin/python3", str(program), "--socket", str(socket), "--shared-dir", str(shared), "--tag", tag]

@@ -29,7 +29,12 @@ def missing(name: str, systems: Collection[str], paths: HostPaths) -> list[str]:
     """Those of ``systems`` whose image of the data set ``name`` is not there, or is of other data. Raises ValueError without a data set."""
     source = _source_digest(name, paths)
     known = read_manifest(paths.image_manifest(name))
-    return [system for system in systems if known.get(system, {}).get("source") != source or not _has_size(paths.image(name, system), known[system]["size"])]
+    return [
+        system
+        for system in systems
+        if known.get(system, {}).get("source") != source
+        or not _has_size(paths.image(name, system), known[system]["size"])
+    ]
 
 
 def make(name: str, systems: Sequence[str], paths: HostPaths, owner: str) -> list[str]:
@@ -80,7 +85,11 @@ def find_ranges(path: Path) -> Ranges:
     """Where in the image the data of each part lie, asked of the file system inside."""
     with mounted(path) as top:
         return {
-            part: fiemap.merge((extent.physical, extent.length) for file in walk_files(str(top / part)) for extent in fiemap.extents(file))
+            part: fiemap.merge(
+                (extent.physical, extent.length)
+                for file in walk_files(str(top / part))
+                for extent in fiemap.extents(file)
+            )
             for part in dataset.PARTS
         }
 

@@ -123,7 +123,12 @@ def make(spec: DatasetSpec, share: Path, manifest: Path) -> dict[str, Any]:
         "spec": asdict(spec),
         "trees": ["a", "b"],
         "files": listed,
-        "pages": {"file": sidecar.name, "digest_bytes": DIGEST_BYTES, "algorithm": "blake2b", "sha256": image.digest(sidecar)},
+        "pages": {
+            "file": sidecar.name,
+            "digest_bytes": DIGEST_BYTES,
+            "algorithm": "blake2b",
+            "sha256": image.digest(sidecar),
+        },
     }
     partial = manifest.with_name(f"{manifest.name}.partial")
     partial.write_text(json.dumps(document, indent=0) + "\n", encoding="ascii")

@@ -101,7 +101,15 @@ class GuestSpec:
 def argv(spec: GuestSpec) -> list[str]:
     """The exact command line. Raises ValueError where the description contradicts itself."""
     _check(spec)
-    command = [BINARY, "-name", f"guest=onecopy-{spec.name},process=onecopy-{spec.name}", "-nodefaults", "-no-user-config", "-display", "none"]
+    command = [
+        BINARY,
+        "-name",
+        f"guest=onecopy-{spec.name},process=onecopy-{spec.name}",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+    ]
     command += ["-no-reboot", *_accelerator(spec), "-smp", str(spec.cpus), *_memory(spec)]
     command += ["-kernel", str(spec.kernel), "-initrd", str(spec.initrd), "-append", cmdline(spec)]
     command += ["-chardev", f"file,id=console,path={spec.console}", "-serial", "chardev:console"]
@@ -115,7 +123,10 @@ def argv(spec: GuestSpec) -> list[str]:
         command += _disk(disk)
     if spec.pmem:
         shared = "share=on" if spec.pmem.is_shared else "share=off,merge=on"
-        command += ["-object", f"memory-backend-file,id=p0,{shared},mem-path={spec.pmem.path},size={spec.pmem.size_bytes}"]
+        command += [
+            "-object",
+            f"memory-backend-file,id=p0,{shared},mem-path={spec.pmem.path},size={spec.pmem.size_bytes}",
+        ]
         command += ["-device", "virtio-pmem-pci,memdev=p0,addr=0x08"]
     if spec.share:
         command += _share(spec.share)
@@ -160,7 +171,14 @@ def _memory(spec: GuestSpec) -> list[str]:
     size = f"{spec.memory_mib}M"
     if spec.pmem:
         size += f",maxmem={PMEM_MAXMEM_MIB}M,slots=4"
-    return ["-object", kinds[spec.memory], "-M", f"q35,memory-backend={MEMORY},smm=off,graphics=off,vmport=off,hpet=off", "-m", size]
+    return [
+        "-object",
+        kinds[spec.memory],
+        "-M",
+        f"q35,memory-backend={MEMORY},smm=off,graphics=off,vmport=off,hpet=off",
+        "-m",
+        size,
+    ]
 
 
 def _disk(disk: Disk) -> list[str]:

@@ -60,7 +60,9 @@ class Runner:
         self.is_guest = is_guest
         self.is_done = False
         self._held: dict[str, list[int]] = {}
-        self._operations: dict[str, Callable[..., Result]] = {name.removeprefix("op_"): getattr(self, name) for name in dir(self) if name.startswith("op_")}
+        self._operations: dict[str, Callable[..., Result]] = {
+            name.removeprefix("op_"): getattr(self, name) for name in dir(self) if name.startswith("op_")
+        }
 
     def answer(self, line: bytes) -> bytes:
         """The answer to one request line: always one line, always with the request's id."""
@@ -99,7 +101,9 @@ class Runner:
                 data.append(option)
             else:
                 flags |= flag
-        _libc_call("mount", source.encode(), target.encode(), fstype.encode(), ctypes.c_ulong(flags), ",".join(data).encode())
+        _libc_call(
+            "mount", source.encode(), target.encode(), fstype.encode(), ctypes.c_ulong(flags), ",".join(data).encode()
+        )
         return {}
 
     def op_unmount(self, target: str) -> Result:
@@ -143,7 +147,10 @@ class Runner:
 
     def op_residency(self, parts: dict[str, str]) -> Result:
         """Count the resident pages of the parts, on the held descriptors where there are any."""
-        return {name: self._held_residency(name) if name in self._held else _tree_residency(directory) for name, directory in parts.items()}
+        return {
+            name: self._held_residency(name) if name in self._held else _tree_residency(directory)
+            for name, directory in parts.items()
+        }
 
     def op_release(self) -> Result:
         """Close what ``hold`` opened."""
@@ -174,11 +181,19 @@ class Runner:
                     "write_requests": field[4],
                     "write_bytes": field[6] * 512,
                 }
-        vmstat = {name: int(value) for name, value in (line.split() for line in _read("/proc/vmstat").splitlines()) if name in _VMSTAT}
+        vmstat = {
+            name: int(value)
+            for name, value in (line.split() for line in _read("/proc/vmstat").splitlines())
+            if name in _VMSTAT
+        }
         ticks = _read("/proc/stat").partition("\n")[0].split()[1:]
         states = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
         per_second = os.sysconf("SC_CLK_TCK")
-        return {"block": block, "vmstat": vmstat, "cpu": {state: int(tick) / per_second for state, tick in zip(states, ticks, strict=False)}}
+        return {
+            "block": block,
+            "vmstat": vmstat,
+            "cpu": {state: int(tick) / per_second for state, tick in zip(states, ticks, strict=False)},
+        }
 
     def op_fstrim(self, target: str) -> Result:
         """Discard the free blocks of a file system."""

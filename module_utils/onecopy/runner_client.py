@@ -57,7 +57,9 @@ class RunnerClient:
         self._socket = connection
         self.hello = self.call("hello", deadline - time.monotonic())
         if self.hello.get("version") != PROTOCOL_VERSION:
-            raise RunnerError("internal", f"the runner speaks version {self.hello.get('version')}, this side {PROTOCOL_VERSION}")
+            raise RunnerError(
+                "internal", f"the runner speaks version {self.hello.get('version')}, this side {PROTOCOL_VERSION}"
+            )
 
     def call(self, op: str, timeout_seconds: float, /, **arguments: Any) -> dict[str, Any]:
         """Ask ``op`` and return its result.

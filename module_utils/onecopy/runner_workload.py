@@ -66,7 +66,9 @@ def _start(pipeline: list[list[str]], errors: int, pids: list[int]) -> None:
             following, sink = -1, os.open("/dev/null", os.O_WRONLY)
         actions = [(os.POSIX_SPAWN_DUP2, source, 0), (os.POSIX_SPAWN_DUP2, sink, 1), (os.POSIX_SPAWN_DUP2, errors, 2)]
         try:
-            pids.append(os.posix_spawnp(argv[0], argv, _ENVIRONMENT, file_actions=actions, setpgroup=pids[0] if pids else 0))
+            pids.append(
+                os.posix_spawnp(argv[0], argv, _ENVIRONMENT, file_actions=actions, setpgroup=pids[0] if pids else 0)
+            )
         except OSError as error:
             if following >= 0:
                 os.close(following)

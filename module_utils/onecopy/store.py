@@ -62,4 +62,6 @@ def _blkid(target: Path) -> dict[str, str]:
     done = subprocess.run(["blkid", "-p", "-o", "export", str(target)], capture_output=True, text=True, check=False)
     if done.returncode not in (0, 2):
         raise RefusedError(f"blkid {target}: rc {done.returncode}: {done.stderr.strip()}")
-    return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line and not line.startswith("DEVNAME"))
+    return dict(
+        line.split("=", 1) for line in done.stdout.splitlines() if "=" in line and not line.startswith("DEVNAME")
+    )

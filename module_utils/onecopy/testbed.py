@@ -80,7 +80,9 @@ class Boot:
         """Empty the scratch, through the runner. Raises RunnerLost, RunnerError."""
         # From within: a guest that caches the share's directories would not see what the host removes.
         pipeline = [["find", SCRATCH, "-mindepth", "1", "-not", "-path", f"{SCRATCH}/lost+found", "-delete"]]
-        result = self.runner.call("run", _SCRATCH_SECONDS + 5, pipeline=pipeline, timeout_seconds=_SCRATCH_SECONDS, cwd="/")
+        result = self.runner.call(
+            "run", _SCRATCH_SECONDS + 5, pipeline=pipeline, timeout_seconds=_SCRATCH_SECONDS, cwd="/"
+        )
         if result["exit_codes"] != [0]:
             raise RunnerError("internal", f"the scratch could not be emptied: {result['stderr'].strip()}")
 
@@ -160,7 +162,9 @@ def attach(spec: BootSpec, paths: HostPaths) -> Boot | None:
 
 def end(name: str, paths: HostPaths, is_check: bool = False) -> bool:
     """End the guest ``name``; return whether there was anything of it (``is_check``: only look)."""
-    is_there = arrangement.directory(name).exists() or bool(units.installed(template.format(name) for template in units.TEMPLATES))
+    is_there = arrangement.directory(name).exists() or bool(
+        units.installed(template.format(name) for template in units.TEMPLATES)
+    )
     if is_there and not is_check:
         _clear(name, paths.store / "scratch" / f"{name}.img")
     return is_there
@@ -294,9 +298,14 @@ def _diagnose(plan: Arrangement) -> tuple[str, str]:
     guest = units.state(plan.unit)
     if plan.daemon_unit:
         daemon = units.state(plan.daemon_unit)
-        if not daemon.is_running and (guest.is_running or guest.stopped_at is None or (daemon.stopped_at or 0) <= guest.stopped_at):
+        if not daemon.is_running and (
+            guest.is_running or guest.stopped_at is None or (daemon.stopped_at or 0) <= guest.stopped_at
+        ):
             said = units.last_words(plan.daemon_unit)
-            return "daemon_died", f"{plan.daemon_unit}: {daemon.result}, status {daemon.exit_status}; last words: {said}"
+            return (
+                "daemon_died",
+                f"{plan.daemon_unit}: {daemon.result}, status {daemon.exit_status}; last words: {said}",
+            )
     reason = "guest_died" if plan.guest else "runner_lost"
     said = _last_line(plan.console) or f"last words: {units.last_words(plan.unit)}"
     return reason, f"{plan.unit}: {guest.result}, status {guest.exit_status}; {said}"

@@ -96,7 +96,10 @@ def start(*names: str) -> None:
 
 def state(name: str) -> State:
     """Ask systemd about one unit."""
-    shown = run(["systemctl", "show", "-p", "ActiveState,Result,MainPID,ExecMainStatus,ExecMainExitTimestampMonotonic", name], timeout_seconds=_TIMEOUT_SECONDS)
+    shown = run(
+        ["systemctl", "show", "-p", "ActiveState,Result,MainPID,ExecMainStatus,ExecMainExitTimestampMonotonic", name],
+        timeout_seconds=_TIMEOUT_SECONDS,
+    )
     return parse_state(shown)
 
 
@@ -115,11 +118,16 @@ def parse_state(shown: str) -> State:
 
 def listed(pattern: str) -> list[str]:
     """Names of the units that systemd has loaded and that match ``pattern``, failed ones included."""
-    shown = run(["systemctl", "list-units", "--all", "--plain", "--no-legend", pattern], timeout_seconds=_TIMEOUT_SECONDS)
+    shown = run(
+        ["systemctl", "list-units", "--all", "--plain", "--no-legend", pattern], timeout_seconds=_TIMEOUT_SECONDS
+    )
     return [line.split()[0] for line in shown.splitlines() if line.split()]
 
 
 def last_words(name: str) -> str:
     """The last line that a unit's processes wrote to the journal."""
-    shown = run(["journalctl", "-q", "-u", name, "-n", "1", "-o", "cat", "_SYSTEMD_UNIT=" + name], timeout_seconds=_TIMEOUT_SECONDS)
+    shown = run(
+        ["journalctl", "-q", "-u", name, "-n", "1", "-o", "cat", "_SYSTEMD_UNIT=" + name],
+        timeout_seconds=_TIMEOUT_SECONDS,
+    )
     return shown.strip()[:200] or "none"

@@ -35,7 +35,10 @@ def test_every_page_has_a_digest(host):
 
 def test_the_bytes_are_the_same_on_every_machine(host):
     """Pinned by a machine other than this one."""
-    assert host.file(f"{DATA}/a/large/file-000.txt").sha256sum == "7a15b1ce0b21270695939aa18fe7f35c7a180753403c5da2b9a30aaf2c4545bb"
+    assert (
+        host.file(f"{DATA}/a/large/file-000.txt").sha256sum
+        == "7a15b1ce0b21270695939aa18fe7f35c7a180753403c5da2b9a30aaf2c4545bb"
+    )
 
 
 def test_there_is_a_scratch_beside_the_data(host):

@@ -1,5 +1,6 @@
 """Images: the same bytes for every system, the data where the manifest says, the same again when made again."""
 
+import itertools
 import json
 
 import pytest
@@ -53,8 +54,10 @@ def test_the_data_lie_where_the_manifest_says(host, manifest):
 
 
 def test_no_two_parts_share_a_byte(manifest):
-    pieces = sorted((offset, offset + length) for ranges in manifest["gfs"]["ranges"].values() for offset, length in ranges)
-    assert all(end <= start for (_, end), (start, _) in zip(pieces, pieces[1:], strict=False))
+    pieces = sorted(
+        (offset, offset + length) for ranges in manifest["gfs"]["ranges"].values() for offset, length in ranges
+    )
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(pieces))
 
 
 def test_an_image_made_again_is_bit_identical(host, manifest):
@@ -62,7 +65,9 @@ def test_an_image_made_again_is_bit_identical(host, manifest):
     identity = host.check_output(f"blkid -o value -s UUID {IMAGES}/gfs.img")
     header = host.check_output(f"dumpe2fs -h {IMAGES}/gfs.img 2>/dev/null")
     values = dict(line.split(":", 1) for line in header.splitlines() if ":" in line)
-    host.check_output(f"rm -rf /var/tmp/again && mkdir /var/tmp/again && cp -a {STATE}/store/shares/tiny/data /var/tmp/again/")
+    host.check_output(
+        f"rm -rf /var/tmp/again && mkdir /var/tmp/again && cp -a {STATE}/store/shares/tiny/data /var/tmp/again/"
+    )
     environment = "SOURCE_DATE_EPOCH=1300000000 E2FSPROGS_FAKE_TIME=1300000000 LC_ALL=C TZ=UTC"
     extended = f"hash_seed={values['Directory Hash Seed'].strip()},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard"
     count = int(host.check_output("find /var/tmp/again/data | wc -l"))

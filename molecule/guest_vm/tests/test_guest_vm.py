@@ -33,7 +33,9 @@ def test_units_show_the_exact_command_line(host):
         unit = host.service(f"onecopy-guest@{guest}.service")
         assert unit.is_running
         shown = host.check_output(f"systemctl cat onecopy-guest@{guest}.service")
-        command = host.check_output(f"tr '\\0' '\\n' < /proc/$(systemctl show -P MainPID onecopy-guest@{guest}.service)/cmdline")
+        command = host.check_output(
+            f"tr '\\0' '\\n' < /proc/$(systemctl show -P MainPID onecopy-guest@{guest}.service)/cmdline"
+        )
         words = [line for line in command.splitlines() if line]
         assert words[0] == "qemu-system-x86_64"
         assert all(word.replace("%", "%%") in shown for word in words)
@@ -59,7 +61,11 @@ def test_a_guest_has_no_way_out(host):
 
 @pytest.mark.parametrize("guest", ["share", "image", "host"])
 def test_every_guest_reads_the_same_bytes(host, guest):
-    (name,) = (path.removesuffix(".json") for path in host.file("/var/lib/onecopy/manifests").listdir() if path.endswith(".json") and "images" not in path)
+    (name,) = (
+        path.removesuffix(".json")
+        for path in host.file("/var/lib/onecopy/manifests").listdir()
+        if path.endswith(".json") and "images" not in path
+    )
     manifest = json.loads(host.file(f"/var/lib/onecopy/manifests/{name}.json").content_string)
     lines = "".join(f"{file['sha256']}  /data/a/{file['path']}\n" for file in manifest["files"])
     script = f"cat > /scratch/sums <<'END'\n{lines}END\nsha256sum --quiet -c /scratch/sums"
@@ -71,12 +77,16 @@ def test_every_guest_reads_the_same_bytes(host, guest):
 def test_data_are_read_only_and_the_scratch_is_not(host, guest):
     result = ask(host, guest, op="run", pipeline=[["touch", "/data/a/new"]], timeout_seconds=20)["result"]
     assert "Read-only file system" in result["stderr"]
-    assert ask(host, guest, op="run", pipeline=[["touch", "/scratch/new"]], timeout_seconds=20)["result"]["exit_codes"] == [0]
+    assert ask(host, guest, op="run", pipeline=[["touch", "/scratch/new"]], timeout_seconds=20)["result"][
+        "exit_codes"
+    ] == [0]
 
 
 def test_a_guest_dies_with_its_daemon(host):
     """Last: nobody can abort requests to a dead daemon, its guest would hang for ever."""
     assert host.service("onecopy-guest@share.service").is_running
     host.check_output("systemctl kill --signal=KILL onecopy-virtiofsd@share.service")
-    host.check_output("for i in $(seq 100); do systemctl is-active -q onecopy-guest@share.service || exit 0; sleep 0.1; done; exit 1")
+    host.check_output(
+        "for i in $(seq 100); do systemctl is-active -q onecopy-guest@share.service || exit 0; sleep 0.1; done; exit 1"
+    )
     assert host.check_output("systemctl show -P Result onecopy-virtiofsd@share.service") == "signal"

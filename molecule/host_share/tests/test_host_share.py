@@ -44,7 +44,9 @@ def test_a_share_is_served_by_a_sandboxed_unit_and_stops_cleanly(host):
     host.check_output("systemctl start onecopy-virtiofsd@hand.service")
     try:
         assert host.service("onecopy-virtiofsd@hand.service").is_running
-        host.check_output("for i in $(seq 50); do [ -S /run/onecopy/shares/hand.sock ] && exit 0; sleep 0.1; done; exit 1")
+        host.check_output(
+            "for i in $(seq 50); do [ -S /run/onecopy/shares/hand.sock ] && exit 0; sleep 0.1; done; exit 1"
+        )
         shown = host.check_output("systemctl cat onecopy-virtiofsd@hand.service")
         assert "--cache never" in shown
         assert "--sandbox namespace" in shown

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from ansible.module_utils.onecopy import daemon, units
 
-from hostfsd.cli import parse
 
-DATA = Path(__file__).resolve().parents[2] / "data"
+PROJECT = Path(__file__).resolve().parents[3]
+DATA = PROJECT / "tests/data"
 HELP = (DATA / "environment/virtiofsd-help-1.13.2.txt").read_text()
 
 
@@ -83,17 +85,12 @@ def test_the_exact_command_of_hostfsd() -> None:
 
 def test_hostfsd_accepts_that_command(tmp_path: Path) -> None:
     argv = daemon.hostfsd_argv(
-        Path("/h.pyz"),
-        tmp_path,
-        Path("/s"),
-        Path("/t"),
-        "onecopy",
-        window_mib=512,
-        inode_dax_kib=1024,
-        cache="auto",
-        queues=1,
+        Path("/h"), tmp_path, Path("/s"), Path("/t"), "tag", window_mib=512, inode_dax_kib=1024, cache="auto", queues=1
     )
-    assert parse(argv[2:]).window == 512 << 20
+    script = "import sys; from hostfsd.cli import parse; print(parse(sys.argv[1:]).window)"
+    command = [sys.executable, "-c", script, *argv[2:]]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.stdout == f"{512 << 20}\n", done.stderr
 
 
 @pytest.mark.parametrize(
