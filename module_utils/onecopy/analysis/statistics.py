@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
 import numpy as np
@@ -80,7 +81,7 @@ class Stop:
 
 def boot_medians(sample: Sample) -> list[float]:
     """One median per boot, in the order of the boots' names; boots without a value are left out."""
-    return [float(np.median(sample[boot])) for boot in sorted(sample) if len(sample[boot])]
+    return [float(median(sample[boot])) for boot in sorted(sample) if len(sample[boot])]
 
 
 def estimate(sample: Sample, *, logs: bool = False, confidence: float = CONFIDENCE) -> Estimate:
@@ -91,7 +92,7 @@ def estimate(sample: Sample, *, logs: bool = False, confidence: float = CONFIDEN
     values = boot_medians(sample)
     if not values:
         raise ValueError("no value to estimate from")
-    middle = float(np.median(values))
+    middle = float(median(values))
     if len(values) == 1:
         return Estimate(middle, None, None, 1)
     usable_logs = logs and min(values) > 0
@@ -172,7 +173,7 @@ def stop(
     if len(medians) >= 2:
         center, error, freedom = _mean_and_error(medians)
         low, high = _interval(center, error, freedom, ADAPTIVE_CONFIDENCE)
-        middle = abs(float(np.median(medians)))
+        middle = abs(float(median(medians)))
         relative = (high - low) / 2 / middle if middle else (0.0 if high == low else math.inf)
     if relative is not None and len(medians) >= min(minimum, cap) and relative <= half_width:
         return Stop(True, "half_width", relative)
