@@ -9,6 +9,7 @@ from typing import Any
 
 import ansible.module_utils
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
@@ -46,7 +47,7 @@ class ActionModule(ActionBase):
                 [str(host) for host in self.task_vars.get("ansible_play_hosts", [self.host])],
                 PROJECT,
                 now=datetime.now(UTC),
-                is_repeated=bool(arguments.get("repeated", True)),
+                is_repeated=boolean(arguments.get("repeated", True)),
             )
         except run_directory.RunDirectoryError as error:
             raise AnsibleActionFail(str(error)) from error
