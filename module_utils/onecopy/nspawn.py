@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import cgroups, loop_devices
+from . import cgroups, lock, loop_devices
 from .box_root import remove_trees
 from .commands import run
 
@@ -263,6 +263,28 @@ def left_behind(box: Box) -> list[str]:
     return [str(node) for node in loop_devices.backed_below(box.root)] + [str(pid) for pid in cgroups.members(box.name)]
 
 
+def remove_machine_directory(directory: Path = MACHINE_DIRECTORY) -> bool:
+    """Remove the machine's lock and saved settings when nobody holds, needs or has mounted them; return whether it did."""
+    if not directory.is_dir() or lock.holder_of(directory / "lock") is not None or _is_mounted_anywhere(directory):
+        return False
+    saved = directory / "knobs"
+    if saved.is_dir() and any(saved.iterdir()):
+        return False
+    shutil.rmtree(directory)
+    return True
+
+
+def _is_mounted_anywhere(directory: Path) -> bool:
+    for table in Path("/proc").glob("[0-9]*/mountinfo"):
+        try:
+            points = [line.split()[4] for line in table.read_text(errors="replace").splitlines()]
+        except OSError:
+            continue
+        if str(directory) in points:
+            return True
+    return False
+
+
 def _release(box: Box) -> list[str]:
     released = loop_devices.detach_below(box.root)
     if not machine_has_systemd():
@@ -297,6 +319,7 @@ def ensure(
         released = stop(box)
     if state == "absent":
         remove_trees([box.directory])
+        remove_machine_directory()
     if known_hosts is not None and state != "stopped":
         update_known_hosts(known_hosts, box.port, host_key(box) if state == "started" else None)
     return changed, released
