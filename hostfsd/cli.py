@@ -23,6 +23,7 @@ from hostfsd.counters import Counters, total
 from hostfsd.credentials import Credentials
 from hostfsd.device import Device, NoWindow
 from hostfsd.export import CACHE_SECONDS, Export, Policy
+from hostfsd.fuse import NO_DAX
 from hostfsd.session import Session
 from hostfsd.vhost_user import ProtocolError
 from hostfsd.window import MAX_WINDOW, RANGE, Window
@@ -47,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--window", type=size, default="512M", help="DAX window (default: %(default)s; 0: none)")
     result.add_argument(
         "--inode-dax", type=size, default="1M",
-        help="files of at least this size are mapped by a guest that chooses per file; 0: none (default: %(default)s)",
+        help="files of at least this size are mapped by a guest that chooses per file (default: %(default)s; 0: every file)",
     )  # fmt: skip
     result.add_argument("--cache", choices=sorted(CACHE_SECONDS), default="auto", help="default: %(default)s")
     result.add_argument("--queues", type=int, default=1, help="request queues (default: %(default)s)")
@@ -97,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
             root, kept = sandbox.enter(os.path.realpath(args.shared_dir), args.readonly, False)
         else:
             root, kept = sandbox.stay(os.path.realpath(args.shared_dir))
-        policy = Policy(args.cache, args.inode_dax if args.window else 0, args.readonly, args.xattr)
+        policy = Policy(args.cache, args.inode_dax if args.window else NO_DAX, args.readonly, args.xattr)
         export = Export(root, policy, window, Credentials(kept))
     except OSError as error:
         return _fail(f"cannot confine itself to {args.shared_dir}: {error.strerror}; --sandbox none does without")
@@ -166,7 +167,7 @@ def _snapshot(export: Export, device: Callable[[], Device | None], limit: int) -
             "connected": found is not None,
             "dax": bool(found and found.dax),
             "cache": export.policy.cache,
-            "inode_dax_bytes": export.policy.dax_threshold,
+            "inode_dax_bytes": export.policy.dax_threshold if export.window.size else None,
             "inodes": len(export.inodes),
             "open_files": len(export.files),
             "descriptors": stats.open_descriptors(),

@@ -16,10 +16,10 @@ CACHE_SECONDS = {"never": 0, "auto": 1, "always": _DAY}
 
 @dataclass(frozen=True)
 class Policy:
-    """The choices of the command line that shape answers. `dax_threshold` in bytes, 0 flags no inode for DAX."""
+    """The choices of the command line that shape answers. `dax_threshold` in bytes."""
 
     cache: str = "auto"
-    dax_threshold: int = 0
+    dax_threshold: int = fuse.NO_DAX
     readonly: bool = False
     xattr: bool = False
 

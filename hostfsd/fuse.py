@@ -84,6 +84,7 @@ PAGE_SHIFT = 12
 FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_CACHE_DIR, FOPEN_NOFLUSH = 1 << 0, 1 << 1, 1 << 3, 1 << 5
 
 ATTR_DAX = 1 << 1
+NO_DAX = 1 << 63  # a threshold that no file reaches
 
 # SETATTR
 FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE = 1, 2, 4, 8
@@ -134,12 +135,12 @@ def device_from_wire(number: int) -> int:
 
 
 def attributes(status: os.stat_result, dax_threshold: int) -> bytes:
-    """Pack struct fuse_attr. A regular file of `dax_threshold` bytes or more (0: none) carries the DAX flag."""
+    """Pack struct fuse_attr. A regular file of `dax_threshold` bytes or more carries the DAX flag."""
     atime, atime_ns = divmod(status.st_atime_ns, _SECOND)
     mtime, mtime_ns = divmod(status.st_mtime_ns, _SECOND)
     ctime, ctime_ns = divmod(status.st_ctime_ns, _SECOND)
     mode, size, rdev = status.st_mode, status.st_size, status.st_rdev
-    dax = ATTR_DAX if dax_threshold and size >= dax_threshold and stat.S_ISREG(mode) else 0
+    dax = ATTR_DAX if size >= dax_threshold and stat.S_ISREG(mode) else 0
     return ATTR.pack(
         status.st_ino, size, status.st_blocks,
         atime & 0xFFFFFFFFFFFFFFFF, mtime & 0xFFFFFFFFFFFFFFFF, ctime & 0xFFFFFFFFFFFFFFFF,

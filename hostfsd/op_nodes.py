@@ -26,7 +26,7 @@ def init(export: Export, request: Request, _: Counters) -> bytes:
     flags, flags2 = offered & _WANTED, 0
     if export.window.size:
         flags |= offered & fuse.MAP_ALIGNMENT
-        if export.policy.dax_threshold and flags & fuse.INIT_EXT:
+        if flags & fuse.INIT_EXT:
             flags2 |= offered2 & fuse.HAS_INODE_DAX
     return fuse.INIT_OUT.pack(
         fuse.MAJOR, fuse.MINOR, readahead, flags, 64, 48, fuse.MAX_WRITE, 1, fuse.MAX_PAGES, fuse.PAGE_SHIFT,

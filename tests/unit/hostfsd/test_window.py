@@ -50,6 +50,12 @@ def test_files_above_the_threshold_are_flagged(start):
     assert setting.guest.lookup(b"large").attr.flags == 2
     assert setting.guest.lookup(b"small").attr.flags == 0
     assert setting.guest.getattr(1).flags == 0
+    every = start("--window", "64M", "--inode-dax", "0")
+    (every.shared / "f").write_bytes(b"1")
+    assert every.guest.lookup(b"f").attr.flags == 2
+    none = start("--window", "0", "--inode-dax", "0")
+    (none.shared / "f").write_bytes(b"1")
+    assert none.guest.lookup(b"f").attr.flags == 0
 
 
 def test_the_guest_sees_the_file_up_to_its_last_byte(mapped):
