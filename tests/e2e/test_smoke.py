@@ -1,0 +1,135 @@
+"""The main job as a newcomer runs it: one command, a KVM host in a box, real guests, a report."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+PROJECT = Path(__file__).resolve().parents[2]
+EXPERIMENT = yaml.safe_load((PROJECT / "experiments/smoke.yml").read_text())
+# What the storage path says, for data that were read in full over a cold guest cache; see the README.
+COPIES = {
+    "hfs": 1.0,
+    "gfs": 2.0,
+    "gfs_again": 2.0,
+    "gfs_direct": 1.0,
+    "virtiofs_never": 1.0,
+    "virtiofs_auto": 2.0,
+    "virtiofs_always": 2.0,
+    "gfs_pmem_dax": 1.0,
+}
+TOLERANCE = 0.03
+
+Run = dict[str, Any]
+
+
+def onecopy(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([PROJECT / "onecopy", *arguments], cwd=PROJECT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def smoke(request: pytest.FixtureRequest) -> Iterator[Run]:
+    """One run of experiments/smoke.yml, its lines shown as they come."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    argv = [PROJECT / "onecopy", "run", "smoke", "-e", "experiment_new_run_enabled=true"]
+    lines = []
+    with capture.global_and_fixture_disabled():
+        with subprocess.Popen(argv, cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                print("  " + line, end="", flush=True)
+                lines.append(line)
+            code = process.wait()
+    directory = max((PROJECT / "reports/smoke").iterdir())
+    yield {"code": code, "output": "".join(lines), "directory": directory}
+
+
+@pytest.fixture
+def summary(smoke: Run) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((smoke["directory"] / "summary.json").read_text())
+    return content
+
+
+@pytest.fixture
+def records(smoke: Run) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (smoke["directory"] / "results.jsonl").read_text().splitlines()]
+
+
+def test_it_ends_well_and_says_where_the_report_is(smoke: Run) -> None:
+    assert smoke["code"] == 0
+    assert str(smoke["directory"] / "report.html") in smoke["output"]
+
+
+def test_every_planned_trial_is_ok(summary: dict[str, Any], records: list[dict[str, Any]]) -> None:
+    bad = [(r["label"], r["workload"], r["status"], r["reason"], r["message"]) for r in records if r["status"] != "ok"]
+    assert not bad
+    assert summary["trials"]["ok"] == summary["trials"]["planned"] > 0
+    assert summary["trials"]["unsupported"] == 0, "the box must be able to run every system"
+
+
+def test_every_record_keeps_to_the_schema(records: list[dict[str, Any]]) -> None:
+    schema = json.loads((PROJECT / "reports/schema/record.schema.json").read_text())
+    for record in records:
+        jsonschema.validate(record, schema)
+
+
+def test_copies_are_what_the_storage_paths_say(summary: dict[str, Any]) -> None:
+    found = {(c["label"], c["host_cache"]): c["copies"] for c in summary["copies"] if c["part"] == "all"}
+    labels = {entry if isinstance(entry, str) else entry["label"] for entry in EXPERIMENT["systems"]}
+    assert {label for label, _ in found} == labels
+    wrong = {key: value for key, value in found.items() if key[0] in COPIES and abs(value - COPIES[key[0]]) > TOLERANCE}
+    assert not wrong
+
+
+def test_a_dax_window_holds_no_second_copy(summary: dict[str, Any]) -> None:
+    found = [c["copies"] for c in summary["copies"] if c["label"] == "myfs" and c["part"] == "large"]
+    assert found
+    assert all(abs(copies - 1.0) <= TOLERANCE for copies in found)
+
+
+def test_block_requests_are_counted_where_there_is_a_block_device(records: list[dict[str, Any]]) -> None:
+    requests = {r["label"]: r["io_path"]["guest"]["read_requests"] for r in records if r["workload"] == "cat"}
+    assert requests["gfs"] > 10 * requests["virtiofs_auto"]
+
+
+def test_the_report_opens_offline(smoke: Run) -> None:
+    page = (smoke["directory"] / "report.html").read_text()
+    assert "TCG" in page or json.loads((smoke["directory"] / "manifest.json").read_text())["accelerator"] == "kvm"
+    assert not re.search(r"""(src|href)=["']https?:""", page)
+
+
+def test_nothing_is_left_running(smoke: Run) -> None:
+    state = str(PROJECT / ".onecopy")
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = entry.read_bytes().decode(errors="replace").split("\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        assert not words[0].endswith("systemd-nspawn") or not any(state in word and "box1" in word for word in words)
+    assert state not in Path("/proc/self/mounts").read_text()
+    assert state not in subprocess.run(["losetup", "--list"], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run",), "run what?"),
+        (("run", "smok"), "no experiment 'smok'"),
+        (("run", "smoke", "-i", "inventories/nowhere"), "no inventory 'inventories/nowhere'"),
+        (("dmeo",), "no verb 'dmeo'"),
+        (("handoff",), "handoff what?"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: tuple[str, ...], said: str) -> None:
+    done = onecopy(*arguments)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
