@@ -53,7 +53,9 @@ def ledger(taken: Snapshot) -> dict[str, Any]:
     parties: dict[str, Any] = {"guests": [], "qemu": [], "daemons": list(taken["daemons"])}
     for guest in taken["guests"]:
         cache, free = guest.get("cache_bytes", 0), guest.get("free_bytes", 0)
-        free_backed = max(0, min(free, guest["backed_bytes"] - cache))
+        # Of what the guest holds free it may never have touched most: what is backed beyond its used memory was freed, and not given back.
+        free_backed = max(0, guest["backed_bytes"] - (guest["ram_bytes"] - free)) if free else 0
+        cache = min(cache, guest["backed_bytes"] - free_backed)
         used = guest["backed_bytes"] - cache - free_backed
         parties["guests"].append({"used_bytes": used, "cache_bytes": cache, "free_bytes": free_backed})
         parties["qemu"].append({"used_bytes": guest["qemu_bytes"]})
@@ -130,15 +132,18 @@ def host_parts(meminfo: Mapping[str, int], cpu_lists_bytes: int) -> dict[str, in
 
 
 def guest_parts(guest: Guest, proc: Path = Path("/proc")) -> dict[str, int]:
-    """One guest: ``backed_bytes`` of its memory that the host really holds, ``qemu_bytes`` apart from it, and its own view where it was asked."""
+    """One guest: ``ram_bytes`` that it was given, ``backed_bytes`` of them that the host really holds, ``qemu_bytes`` apart from them.
+
+    Where the guest was asked: ``total``, ``free`` and ``cache`` as it sees them.
+    """
     directory = proc / str(guest.qemu_pid)
     anonymous = resident(directory)["RssAnon"]
-    backed = _memfd_bytes(directory)
-    if backed is None:
+    memory = _memfd_bytes(directory)
+    if memory is None:
+        memory = largest_anonymous((directory / "smaps").read_text("utf-8", "replace"))
         # Private memory is part of QEMU's anonymous memory.
-        backed = largest_anonymous((directory / "smaps").read_text("utf-8", "replace"))
-        anonymous -= backed
-    parts = {"backed_bytes": backed, "qemu_bytes": anonymous}
+        anonymous -= memory[1]
+    parts = {"ram_bytes": memory[0], "backed_bytes": memory[1], "qemu_bytes": anonymous}
     if guest.meminfo is not None:
         parts |= {
             "total_bytes": guest.meminfo["MemTotal"],
@@ -158,8 +163,8 @@ def resident(process: Path) -> dict[str, int]:
     }
 
 
-def largest_anonymous(smaps: str) -> int:
-    """Resident bytes of a process's largest mapping without a file: guest memory, where that is private."""
+def largest_anonymous(smaps: str) -> tuple[int, int]:
+    """Size and resident bytes of a process's largest mapping without a file: guest memory, where that is private."""
     largest = found = 0
     candidate = False
     for line in smaps.splitlines():
@@ -171,7 +176,7 @@ def largest_anonymous(smaps: str) -> int:
             largest = max(largest, int(words[1]))
         elif candidate and words[0] == "Rss:":
             found = int(words[1]) * 1024
-    return found
+    return largest * 1024, found
 
 
 def cgroup_memory(pid: int, proc: Path = Path("/proc"), root: Path = Path("/sys/fs/cgroup")) -> dict[str, Any] | None:
@@ -206,15 +211,17 @@ def _sum(parties: Sequence[Mapping[str, int]], name: str) -> int:
     return sum(party[name] for party in parties)
 
 
-def _memfd_bytes(process: Path) -> int | None:
-    """Allocated bytes of the memfds that a QEMU keeps guest memory in; None where it keeps none."""
-    backed: dict[int, int] = {}
+def _memfd_bytes(process: Path) -> tuple[int, int] | None:
+    """Size and allocated bytes of the memfds that a QEMU keeps guest memory in; None where it keeps none."""
+    found: dict[int, tuple[int, int]] = {}
     for name in os.listdir(process / "fd"):
         path = process / "fd" / name
         try:
             if os.readlink(path).startswith("/memfd:memory-backend"):
                 status = os.stat(path)
-                backed[status.st_ino] = status.st_blocks * 512
+                found[status.st_ino] = (status.st_size, status.st_blocks * 512)
         except FileNotFoundError:
             continue
-    return sum(backed.values()) if backed else None
+    if not found:
+        return None
+    return sum(size for size, _ in found.values()), sum(backed for _, backed in found.values())
