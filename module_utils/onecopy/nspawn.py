@@ -6,6 +6,7 @@ session of its own in cgroups of its own, stopped by its recorded pid).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -32,13 +33,18 @@ class BoxError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """One instance below ``directory``; ``name`` is also the name of its machine, unit and cgroups."""
+    """One instance below ``directory``; ``name`` is its host name."""
 
     name: str
     directory: Path
     port: int
     apt_cache: Path | None = None
     memory_mib: int = 0
+
+    @property
+    def machine(self) -> str:
+        """Name of its machine, unit and cgroups: boxes of two checkouts may have the same host name."""
+        return f"{self.name}-{hashlib.sha256(str(self.directory.resolve()).encode()).hexdigest()[:6]}"
 
     @property
     def root(self) -> Path:
@@ -58,7 +64,7 @@ class Box:
     @property
     def unit(self) -> str:
         """The transient service on a machine with systemd."""
-        return f"{self.name}.service"
+        return f"{self.machine}.service"
 
 
 def machine_has_systemd() -> bool:
@@ -72,7 +78,8 @@ def nspawn_argv(box: Box) -> list[str]:
         "systemd-nspawn",
         "--quiet",
         f"--directory={box.root}",
-        f"--machine={box.name}",
+        f"--machine={box.machine}",
+        f"--hostname={box.name}",
         "--register=no",
         "--keep-unit",
         "--boot",
@@ -193,7 +200,7 @@ def start(box: Box) -> None:
 
 
 def _spawn(box: Box) -> None:
-    groups = cgroups.create(box.name, box.memory_mib)
+    groups = cgroups.create(box.machine, box.memory_mib)
     with box.log.open("ab") as log:
         process = subprocess.Popen(
             nspawn_argv(box),
@@ -252,7 +259,7 @@ def _terminate(box: Box, pid: int) -> None:
     deadline = time.monotonic() + STOP_SECONDS
     while running_pid(box) is not None:
         if time.monotonic() > deadline:
-            cgroups.kill(box.name)
+            cgroups.kill(box.machine)
             deadline = time.monotonic() + STOP_SECONDS
         time.sleep(0.05)
     box.pid_file.unlink(missing_ok=True)
@@ -260,7 +267,9 @@ def _terminate(box: Box, pid: int) -> None:
 
 def left_behind(box: Box) -> list[str]:
     """Return what a box that ended without order still holds: loop devices, processes."""
-    return [str(node) for node in loop_devices.backed_below(box.root)] + [str(pid) for pid in cgroups.members(box.name)]
+    return [str(node) for node in loop_devices.backed_below(box.root)] + [
+        str(pid) for pid in cgroups.members(box.machine)
+    ]
 
 
 def remove_machine_directory(directory: Path = MACHINE_DIRECTORY) -> bool:
@@ -288,8 +297,8 @@ def _is_mounted_anywhere(directory: Path) -> bool:
 def _release(box: Box) -> list[str]:
     released = loop_devices.detach_below(box.root)
     if not machine_has_systemd():
-        released += cgroups.remove(box.name)
-        propagate = Path("/run/systemd/nspawn/propagate") / box.name
+        released += cgroups.remove(box.machine)
+        propagate = Path("/run/systemd/nspawn/propagate") / box.machine
         if propagate.is_dir():
             shutil.rmtree(propagate)
     return released

@@ -63,7 +63,8 @@ def test_the_argv_of_an_instance() -> None:
         "systemd-nspawn",
         "--quiet",
         "--directory=/s/b/root",
-        "--machine=onecopy-b",
+        f"--machine={box.machine}",
+        "--hostname=onecopy-b",
         "--register=no",
         "--keep-unit",
         "--boot",
@@ -75,14 +76,21 @@ def test_the_argv_of_an_instance() -> None:
     ]
 
 
+def test_boxes_of_two_checkouts_are_two_machines() -> None:
+    machines = {Box("onecopy-b", Path(checkout), 22299).machine for checkout in ("/one/b", "/two/b")}
+    assert len(machines) == 2
+    assert all(machine.startswith("onecopy-b-") and len(machine) <= 64 for machine in machines)
+
+
 def test_devices_are_never_bound() -> None:
     box = Box("onecopy-b", Path("/s/b"), 22299, apt_cache=Path("/s/apt"))
     assert not [argument for argument in nspawn.nspawn_argv(box) if "/dev" in argument]
 
 
 def test_the_argv_under_systemd() -> None:
-    argv = nspawn.unit_argv(Box("onecopy-b", Path("/s/b"), 22299, memory_mib=512))
-    assert argv[:3] == ["systemd-run", "--quiet", "--unit=onecopy-b.service"]
+    box = Box("onecopy-b", Path("/s/b"), 22299, memory_mib=512)
+    argv = nspawn.unit_argv(box)
+    assert argv[:3] == ["systemd-run", "--quiet", f"--unit={box.machine}.service"]
     assert {"--property=Delegate=yes", "--property=MemoryMax=512M", "--setenv=SYSTEMD_SECCOMP=0"} <= set(argv)
     assert argv[argv.index("--") + 1] == "systemd-nspawn"
 
