@@ -49,6 +49,7 @@ class _Seen:
     guest: audit_cmdline.Guest
     files: list[procs.OpenFile]
     maps: list[procs.Mapping]
+    window: list[procs.Mapping]
     images: list[audit_images.Image]
     daemons: list[procs.Daemon | None] = field(default_factory=list)
 
@@ -78,7 +79,9 @@ def audit(options: Options) -> dict[str, Any]:
         found, verdict = _guest(one, shares, users, sockets, options)
         guests.append(found)
         verdicts.append(verdict)
-        images.update({image["path"]: image["host_cached_bytes"] for image in found["images"] if "host_cached_bytes" in image})
+        images.update(
+            {image["path"]: image["host_cached_bytes"] for image in found["images"] if "host_cached_bytes" in image}
+        )
     host = audit_host.host()
     used = {daemon.process.pid for one in seen for daemon in one.daemons if daemon}
     return {
@@ -96,8 +99,12 @@ def audit(options: Options) -> dict[str, Any]:
 def _look_at(process: procs.Process, daemons: list[procs.Daemon], sockets: list[procs.UnixSocket]) -> _Seen:
     guest = audit_cmdline.parse(process.argv)
     files = list(procs.open_files(process.pid))
-    found = audit_images.images(guest, files, audit_images.same_file(process.pid))
-    seen = _Seen(process, guest, files, audit_host.mappings_of(process.pid), found)
+    maps = audit_host.mappings_of(process.pid)
+    memory_paths = {backend.path for backend in guest.backends if backend.path}
+    window = audit_host.window_mappings(maps, memory_paths) if guest.shares else []
+    inodes = [one.key[1] for one in window if one.key]
+    found = audit_images.images(guest, files, audit_images.same_file(process.pid), inodes)
+    seen = _Seen(process, guest, files, maps, window, found)
     seen.daemons = [procs.match_daemon(share.socket, daemons, sockets) for share in guest.shares]
     return seen
 
@@ -106,13 +113,17 @@ def _users(seen: list[_Seen]) -> dict[Any, int]:
     """How many guests use each image (by its file) and each shared directory (by its name)."""
     counts: dict[Any, int] = {}
     for one in seen:
-        mine = {image.opened.key for image in one.images if image.opened} | {daemon.shared_dir for daemon in one.daemons if daemon}
+        mine = {image.opened.key for image in one.images if image.opened} | {
+            daemon.shared_dir for daemon in one.daemons if daemon
+        }
         for key in mine:
             counts[key] = counts.get(key, 0) + 1
     return counts
 
 
-def _guest(one: _Seen, shares: _Shares, users: dict[Any, int], sockets: list[procs.UnixSocket], options: Options) -> tuple[dict[str, Any], audit_judge.Verdict]:
+def _guest(
+    one: _Seen, shares: _Shares, users: dict[Any, int], sockets: list[procs.UnixSocket], options: Options
+) -> tuple[dict[str, Any], audit_judge.Verdict]:
     guest, pid = one.guest, one.process.pid
     found_images = []
     by_file: dict[Any, audit_judge.Source] = {}
@@ -125,10 +136,8 @@ def _guest(one: _Seen, shares: _Shares, users: dict[Any, int], sockets: list[pro
             by_file[key] = source
     sources = list(by_file.values())
     found_shares = []
-    memory_paths = {path for backend in guest.backends if (path := backend.path)}
-    mapped = audit_host.window_mappings(one.maps, memory_paths)
     for share, daemon in zip(guest.shares, one.daemons, strict=True):
-        entry, source = shares.share(share, daemon, mapped, users)
+        entry, source = shares.share(share, daemon, one.window, users)
         found_shares.append(entry)
         sources.append(source)
     cache = audit_guest.guest_cache(pid, guest, sockets, options.monitors)
@@ -158,10 +167,14 @@ def _memory(one: _Seen, cache: audit_guest.GuestCache) -> tuple[audit_judge.Memo
     guest = one.guest
     pmem = {image.path for image in guest.pmem}
     backends = [backend for backend in guest.backends if backend.path is None or backend.path not in pmem]
-    backed = audit_host.backed_bytes([backend.size for backend in backends] or [guest.memory_bytes], one.maps, one.files)
+    backed = audit_host.backed_bytes(
+        [backend.size for backend in backends] or [guest.memory_bytes], one.maps, one.files
+    )
     total = max(guest.memory_bytes, sum(backend.size for backend in backends))
     balloon = guest.balloon
-    memory = audit_judge.Memory(total, backed, cache.bytes, balloon is not None, bool(balloon and balloon.free_page_reporting))
+    memory = audit_judge.Memory(
+        total, backed, cache.bytes, balloon is not None, bool(balloon and balloon.free_page_reporting)
+    )
     facts = _known(
         total_bytes=total,
         backed_bytes=backed,
@@ -172,7 +185,9 @@ def _memory(one: _Seen, cache: audit_guest.GuestCache) -> tuple[audit_judge.Memo
     return memory, facts
 
 
-def _image(pid: int, image: audit_images.Image, mounts: dict[int, str], users: dict[Any, int]) -> tuple[dict[str, Any], audit_judge.Source | None]:
+def _image(
+    pid: int, image: audit_images.Image, mounts: dict[int, str], users: dict[Any, int]
+) -> tuple[dict[str, Any], audit_judge.Source | None]:
     opened = image.opened
     entry = {
         "path": opened.name if opened else image.name,
@@ -183,10 +198,14 @@ def _image(pid: int, image: audit_images.Image, mounts: dict[int, str], users: d
         **_known(format=image.format, device=image.device),
     }
     if opened is None:
-        entry["why_not"] = "no descriptor is open: data over a protocol of QEMU's own, or an empty drive; not in this host's page cache"
+        entry["why_not"] = (
+            "no descriptor is open: data over a protocol of QEMU's own, or an empty drive; not in this host's page cache"
+        )
         return entry, None
     entry["guests"] = users[opened.key]
-    why_not = _UNSEEN_CACHES.get(mounts.get(opened.mount or -1, "")) or ("a ZFS volume is kept in the ARC" if opened.name.startswith("/dev/zd") else None)
+    why_not = _UNSEEN_CACHES.get(mounts.get(opened.mount or -1, "")) or (
+        "a ZFS volume is kept in the ARC" if opened.name.startswith("/dev/zd") else None
+    )
     cached: int | None = None
     if why_not is None:
         try:
@@ -218,7 +237,9 @@ class _Shares:
         self.said: list[str] = []
         if self.walk == "known_names" and not audit_cache.known_names_supported():
             self.walk = "none"
-            self.said.append("this kernel cannot list only names it has cached (Linux 5.12): trees of shares are not walked")
+            self.said.append(
+                "this kernel cannot list only names it has cached (Linux 5.12): trees of shares are not walked"
+            )
 
     def host_cached(self) -> int:
         return sum(tree.bytes for tree in self.trees.values())
@@ -227,7 +248,11 @@ class _Shares:
         return self.said
 
     def share(
-        self, share: audit_cmdline.Share, daemon: procs.Daemon | None, mapped: list[procs.Mapping], users: dict[Any, int]
+        self,
+        share: audit_cmdline.Share,
+        daemon: procs.Daemon | None,
+        mapped: list[procs.Mapping],
+        users: dict[Any, int],
     ) -> tuple[dict[str, Any], audit_judge.Source]:
         """One share of one guest: what was found, and what is to be judged."""
         entry: dict[str, Any] = {"device": share.device, **_known(socket=share.socket, tag=share.tag)}
@@ -244,26 +269,38 @@ class _Shares:
         by_handle = daemon.inode_file_handles != "never"
         cached: int | None = held.bytes if held.complete and not by_handle else None
         if by_handle:
-            entry["why_not"] = "the daemon keeps file handles, not descriptors: which files the guest knows cannot be seen"
+            entry["why_not"] = (
+                "the daemon keeps file handles, not descriptors: which files the guest knows cannot be seen"
+            )
             if "tree" in entry and entry["tree"]["complete"] and self.walk == "everything":
                 cached = entry["host_cached_bytes"]
         dax = daemon.dax_window not in (None, "0")
-        outside = self._held(daemon, procs.outside_window(mapped, _size(daemon.inode_dax))).bytes if dax and cached else 0
+        outside = (
+            self._held(daemon, procs.outside_window(mapped, _size(daemon.inode_dax))).bytes if dax and cached else 0
+        )
         window = sum(one.size for one in mapped) if dax else 0
         entry["dax_mapped_bytes"] = window
         caches = daemon.cache in _GUEST_CACHES or daemon.allow_mmap
         name = f"{daemon.kind} {daemon.shared_dir}"
         guests = users.get(daemon.shared_dir, 1)
-        return entry, audit_judge.Source("share", name, cached, guests, guest_caches=caches, dax=dax, mapped=window, outside_dax=outside)
+        return entry, audit_judge.Source(
+            "share", name, cached, guests, guest_caches=caches, dax=dax, mapped=window, outside_dax=outside
+        )
 
-    def _held(self, daemon: procs.Daemon, chosen: Callable[[procs.OpenFile], bool] | None = None) -> audit_cache.Residency:
+    def _held(
+        self, daemon: procs.Daemon, chosen: Callable[[procs.OpenFile], bool] | None = None
+    ) -> audit_cache.Residency:
         """Files that the daemon keeps open for its guest, all or those chosen."""
         files = (one for one in self._descriptors(daemon) if chosen is None or chosen(one))
         return audit_cache.of_held_files(daemon.server, files, self.deadline)
 
     @staticmethod
     def _descriptors(daemon: procs.Daemon) -> Iterator[procs.OpenFile]:
-        return (one for one in procs.open_files(daemon.server) if not one.is_block and not one.name.startswith(("/proc/", "/memfd:")) and one.fd > 2)
+        return (
+            one
+            for one in procs.open_files(daemon.server)
+            if not one.is_block and not one.name.startswith(("/proc/", "/memfd:")) and one.fd > 2
+        )
 
     def _tree(self, daemon: procs.Daemon) -> audit_cache.Residency:
         root = procs.open_shared_dir(daemon)

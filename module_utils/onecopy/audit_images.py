@@ -47,13 +47,17 @@ def same_file(pid: int) -> SameFile:
     return answer
 
 
-def images(guest: Guest, files: Iterable[OpenFile], same: SameFile) -> list[Image]:
-    """Every image that a guest uses, the named ones first. A file that the command line names twice comes twice."""
+def images(guest: Guest, files: Iterable[OpenFile], same: SameFile, window: Iterable[int] = ()) -> list[Image]:
+    """Every image that a guest uses, the named ones first. A file that the command line names twice comes twice.
+
+    ``window`` are inodes mapped in a DAX window: QEMU keeps those files of a share open as well.
+    """
     memory_paths = [backend.path for backend in guest.backends if backend.path]
     not_images = [path for path in (guest.pid_file, *memory_paths) if path]
     left = [one for one in files if _could_be_image(one)]
     found: list[Image] = []
     used: set[FileKey] = set()
+    mapped = set(window)
     for pmem in guest.pmem:
         opened = [one for one in left if same(pmem.path, one)]
         used |= {one.key for one in opened}
@@ -68,7 +72,7 @@ def images(guest: Guest, files: Iterable[OpenFile], same: SameFile) -> list[Imag
         found.append(_of_disk(disk, [one for one in opened if one.direct == disk.direct] or opened))
     by_key: dict[FileKey, list[OpenFile]] = {}
     for one in left:
-        if one.key not in used:
+        if one.key not in used and one.key[1] not in mapped:
             by_key.setdefault(one.key, []).append(one)
     found.extend(_unlisted(opened) for opened in by_key.values())
     return found
@@ -98,4 +102,6 @@ def _of_pmem(pmem: Pmem, opened: list[OpenFile]) -> Image:
 def _unlisted(opened: list[OpenFile]) -> Image:
     direct = all(one.direct for one in opened)
     read_only = not any(one.writable for one in opened)
-    return Image("unlisted", opened[0].name, "none" if direct else "writeback", direct, read_only, None, None, opened[0])
+    return Image(
+        "unlisted", opened[0].name, "none" if direct else "writeback", direct, read_only, None, None, opened[0]
+    )

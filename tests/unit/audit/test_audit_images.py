@@ -55,3 +55,9 @@ def test_pmem_is_no_memory() -> None:
 
 def test_named_image_without_descriptor_is_kept() -> None:
     assert found(Guest(disks=[Disk(None, "none", True, protocol="rbd")])) == [("disk", "rbd:", "none", False)]
+
+
+def test_files_of_a_dax_window_are_no_images() -> None:
+    files = [opened("/data/f", inode=7), opened("/hot-plugged", inode=8)]
+    images = audit_images.images(Guest(), files, lambda path, one: one.name == path, window=[7])
+    assert [image.name for image in images] == ["/hot-plugged"]
