@@ -37,6 +37,11 @@ def start(run_id: str, holder: Mapping[str, Any], machine: Path = MACHINE, runti
             return False
         raise lock.LockHeldError(held)
     machine.mkdir(parents=True, exist_ok=True)
+    try:
+        # What a unit left that was killed together with its ExecStopPost.
+        knobs.restore(machine / "knobs")
+    except knobs.KnobError as error:
+        raise RunUnitError(f"host settings of an earlier run are not back: {error}") from error
     library = _copy_sources(runtime / "lib")
     command = start_command(run_id, {**holder, "run_id": run_id}, lock_path, machine / "knobs", library)
     answer = subprocess.run(command, capture_output=True, text=True, check=False)

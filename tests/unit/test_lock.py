@@ -171,3 +171,22 @@ def test_knob_that_cannot_be_restored_is_kept_and_named(tmp_path: Path) -> None:
         knobs.restore(memory)
     assert good.read_text() == "0"
     assert len(list(memory.glob("*.json"))) == 1
+
+
+def test_a_start_first_brings_back_what_a_killed_unit_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    knob, values = tmp_path / "run", []
+    knob.write_text("0\n")
+    knobs.set_knob(tmp_path / "machine" / "knobs", knob, "1")
+
+    def systemd_run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        values.append(knob.read_text())
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(run_unit.subprocess, "run", systemd_run)
+    assert run_unit.start("R1", HOLDER, tmp_path / "machine", tmp_path / "runtime") is True
+    assert values == ["0"]
+    knobs.set_knob(tmp_path / "machine" / "knobs", knob, "1")
+    knob.unlink()
+    with pytest.raises(run_unit.RunUnitError, match="settings of an earlier run are not back"):
+        run_unit.start("R1", HOLDER, tmp_path / "machine", tmp_path / "runtime")
+    assert values == ["0"]
