@@ -84,7 +84,9 @@ def main() -> None:
         pages = report.render(audit_document.document(audits, measured), Path(params["templates"]))
         wanted = {directory / name.replace("report", "audit"): text for name, text in pages.items()}
         wanted[directory / "audit.json"] = json.dumps(audits, indent=1, sort_keys=True) + "\n"
-        stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+        stale = [
+            path for path, text in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != text
+        ]
         if not module.check_mode:
             directory.mkdir(parents=True, exist_ok=True)
             for path in stale:

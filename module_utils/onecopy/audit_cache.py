@@ -130,7 +130,9 @@ def of_tree(root: int, mode: WalkMode, deadline: Deadline) -> Residency:
     return _cut(total, deadline) if deadline.over else total
 
 
-def _walk(directory: int, device: int, opener: Callable[[int, str, int], int], total: Residency, deadline: Deadline) -> Iterator[int]:
+def _walk(
+    directory: int, device: int, opener: Callable[[int, str, int], int], total: Residency, deadline: Deadline
+) -> Iterator[int]:
     """Descriptors of the regular files below ``directory``, each open while it is looked at."""
     with os.scandir(directory) as listing:
         for entry in listing:

@@ -33,7 +33,9 @@ _CACHE_MODES: Final[dict[str, tuple[bool, bool]]] = {  # (writeback, direct)
     "directsync": (False, True),
     "unsafe": (True, False),
 }
-_NO_FILE: Final = re.compile(r"^(nbd|rbd|ssh|iscsi|https?|ftps?|gluster|nfs|vxhs|nvme|curl|json|null-co|null-aio)(\+[a-z]+)?:")
+_NO_FILE: Final = re.compile(
+    r"^(nbd|rbd|ssh|iscsi|https?|ftps?|gluster|nfs|vxhs|nvme|curl|json|null-co|null-aio)(\+[a-z]+)?:"
+)
 _NETWORK_DRIVERS: Final = {
     "nbd",
     "rbd",
@@ -154,13 +156,17 @@ def parse(argv: Sequence[str]) -> Guest:
     for name, value in options_of(argv):
         try:
             if name in _DISK_SHORTCUTS:
-                raw.setdefault("drive", []).append({"file": value, "if": "pflash" if name == "pflash" else "ide", "__device": name})
+                raw.setdefault("drive", []).append(
+                    {"file": value, "if": "pflash" if name == "pflash" else "ide", "__device": name}
+                )
             else:
                 raw.setdefault("machine" if name == "M" else name, []).append(key_values(value, _IMPLIED.get(name, "")))
         except ValueError as error:
             guest.remarks.append(f"-{name}: {error}")
         if name == "readconfig":
-            guest.remarks.append(f"-readconfig {value}: the settings in that file are not read; open files are counted all the same")
+            guest.remarks.append(
+                f"-readconfig {value}: the settings in that file are not read; open files are counted all the same"
+            )
     _identity(guest, raw, argv)
     _memory(guest, raw)
     _drives(guest, raw)
@@ -171,7 +177,9 @@ def parse(argv: Sequence[str]) -> Guest:
 
 def is_probe(argv: Sequence[str]) -> bool:
     """Whether this QEMU was started to ask what it can do (libvirt's capability probes), not to run a guest."""
-    machine = [value.split(",")[0].removeprefix("type=") for name, value in options_of(argv) if name in ("machine", "M")]
+    machine = [
+        value.split(",")[0].removeprefix("type=") for name, value in options_of(argv) if name in ("machine", "M")
+    ]
     return bool(machine) and machine[-1] == "none"
 
 
@@ -192,7 +200,9 @@ def _identity(guest: Guest, raw: dict[str, list[Options]], argv: Sequence[str]) 
     text = " ".join(argv)
     if "/var/run/qemu-server/" in text or "/run/qemu-server/" in text:
         guest.manager = "proxmox"
-    elif any("debug-threads" in options for options in raw.get("name", [])) and ("charmonitor" in text or "/libvirt/" in text):
+    elif any("debug-threads" in options for options in raw.get("name", [])) and (
+        "charmonitor" in text or "/libvirt/" in text
+    ):
         guest.manager = "libvirt"
 
 
@@ -233,14 +243,20 @@ def _drives(guest: Guest, raw: dict[str, list[Options]]) -> None:
             path = None
         if path is None and protocol is None:
             continue  # an empty CD drive
-        mode = "unsafe" if is_on(options, "snapshot", default=everything_discarded) and "cache" not in options else options.get("cache", "writeback")
+        mode = (
+            "unsafe"
+            if is_on(options, "snapshot", default=everything_discarded) and "cache" not in options
+            else options.get("cache", "writeback")
+        )
         direct = is_on(options, "cache.direct", default=_CACHE_MODES.get(mode, (True, False))[1])
         guest.disks.append(
             Disk(
                 path,
                 _mode_name(mode, direct),
                 direct,
-                read_only=is_on(options, "readonly", default=is_on(options, "read-only", default=options.get("media") == "cdrom")),
+                read_only=is_on(
+                    options, "readonly", default=is_on(options, "read-only", default=options.get("media") == "cdrom")
+                ),
                 format=options.get("format") or options.get("driver"),
                 device=options.get("id") or options.get("__device") or options.get("if"),
                 protocol=protocol if path is None else None,
@@ -257,8 +273,17 @@ def _mode_name(mode: str, direct: bool) -> str:
 
 def _blockdevs(guest: Guest, raw: dict[str, list[Options]]) -> None:
     nodes = {options["node-name"]: options for options in raw.get("blockdev", []) if "node-name" in options}
-    used = {reference for options in nodes.values() for key, reference in options.items() if reference in nodes and key != "node-name"}
-    by_drive = {options["drive"]: options.get("id") or options.get("driver") for options in raw.get("device", []) if "drive" in options}
+    used = {
+        reference
+        for options in nodes.values()
+        for key, reference in options.items()
+        if reference in nodes and key != "node-name"
+    }
+    by_drive = {
+        options["drive"]: options.get("id") or options.get("driver")
+        for options in raw.get("device", [])
+        if "drive" in options
+    }
     flash = {value for options in raw.get("machine", []) for key, value in options.items() if key.startswith("pflash")}
     for name, options in nodes.items():
         if name not in used:
@@ -266,16 +291,26 @@ def _blockdevs(guest: Guest, raw: dict[str, list[Options]]) -> None:
             guest.disks.extend(replace(disk, firmware=name in flash) for disk in layers)
 
 
-def _chain(nodes: dict[str, Options], options: Options, device: str, *, backing: bool, above: Options) -> Iterator[Disk]:
+def _chain(
+    nodes: dict[str, Options], options: Options, device: str, *, backing: bool, above: Options
+) -> Iterator[Disk]:
     """Walk one node down to the files it ends in; ``above`` is what a layer inherits (cache, read-only)."""
     driver = options.get("driver", "")
     inherited = {key: options.get(key, above.get(key, "")) for key in ("cache.direct", "cache.no-flush", "read-only")}
     if driver not in _FILE_DRIVERS | _NETWORK_DRIVERS:
-        inherited["format"] = driver if driver not in ("raw", "throttle", "copy-on-read") or not above.get("format") else above["format"]
+        inherited["format"] = (
+            driver if driver not in ("raw", "throttle", "copy-on-read") or not above.get("format") else above["format"]
+        )
         for child in ("file", "backing"):
-            below = nodes.get(options.get(child, "")) or {key.removeprefix(f"{child}."): value for key, value in options.items() if key.startswith(f"{child}.")}
+            below = nodes.get(options.get(child, "")) or {
+                key.removeprefix(f"{child}."): value for key, value in options.items() if key.startswith(f"{child}.")
+            }
             if below:
-                keep = dict(inherited) if child == "file" else {"cache.direct": inherited["cache.direct"], "read-only": "on"}
+                keep = (
+                    dict(inherited)
+                    if child == "file"
+                    else {"cache.direct": inherited["cache.direct"], "read-only": "on"}
+                )
                 yield from _chain(nodes, below, device, backing=backing or child == "backing", above=keep)
         return
     direct = inherited["cache.direct"] == "on"
@@ -299,9 +334,15 @@ def _devices(guest: Guest, raw: dict[str, list[Options]]) -> None:
     for options in raw.get("device", []):
         driver = options.get("driver", "")
         chardev = chardevs.get(options.get("chardev", ""), {})
-        if driver.startswith("vhost-user-fs") or (driver.startswith("vhost-user-test-device") and options.get("virtio-id") == "26"):
+        if driver.startswith("vhost-user-fs") or (
+            driver.startswith("vhost-user-test-device") and options.get("virtio-id") == "26"
+        ):
             descriptor = chardev.get("fd", "")
-            guest.shares.append(Share(driver, chardev.get("path"), int(descriptor) if descriptor.isdigit() else None, options.get("tag")))
+            guest.shares.append(
+                Share(
+                    driver, chardev.get("path"), int(descriptor) if descriptor.isdigit() else None, options.get("tag")
+                )
+            )
         elif driver.startswith(("virtio-pmem", "nvdimm")):
             backend = backends.get(options.get("memdev", ""))
             if backend and backend.path:

@@ -94,7 +94,9 @@ def parse_dommemstat(text: str, now: float) -> GuestCache:
     """Judge the output of ``virsh dommemstat``: ``name KiB`` a line, ``last_update`` in seconds."""
     values = {name: int(value) for name, value in (line.split() for line in text.splitlines() if line.strip())}
     if "disk_caches" not in values:
-        return GuestCache(None, why_not="libvirt has no page-cache figure: balloon statistics are off, or the guest has not sent any")
+        return GuestCache(
+            None, why_not="libvirt has no page-cache figure: balloon statistics are off, or the guest has not sent any"
+        )
     age = now - values.get("last_update", 0)
     if age > STALE_SECONDS:
         return GuestCache(None, why_not=f"libvirt's balloon statistics are {age:.0f} s old")
@@ -108,11 +110,15 @@ def _agent(guest: Guest) -> str:
 def _by_libvirt(guest: Guest) -> GuestCache:
     virsh = shutil.which("virsh")
     if virsh is None or not guest.name:
-        return GuestCache(None, why_not="libvirt uses the machine-protocol socket, and there is no virsh to ask it" + _agent(guest))
+        return GuestCache(
+            None, why_not="libvirt uses the machine-protocol socket, and there is no virsh to ask it" + _agent(guest)
+        )
     argv = [virsh, "--readonly", "--connect", "qemu:///system", "dommemstat", guest.uuid or guest.name]
     try:
         # Through libvirt, since it holds the only connection to QEMU; a read-only connection changes nothing.
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=5, env={**os.environ, "LC_ALL": "C"})
+        done = subprocess.run(
+            argv, capture_output=True, text=True, check=False, timeout=5, env={**os.environ, "LC_ALL": "C"}
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return GuestCache(None, why_not=f"{' '.join(argv)}: {error}")
     if done.returncode:

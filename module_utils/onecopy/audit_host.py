@@ -82,7 +82,11 @@ def backed_bytes(sizes: list[int], found: list[Mapping], files: list[OpenFile]) 
     """
     total = 0
     for size in sizes:
-        allocated = [one.allocated for one in files if one.size == size and one.name.startswith(("/memfd:", "/dev/shm/", "/dev/hugepages"))]
+        allocated = [
+            one.allocated
+            for one in files
+            if one.size == size and one.name.startswith(("/memfd:", "/dev/shm/", "/dev/hugepages"))
+        ]
         mapped = [one.rss + one.swap for one in found if one.size == size]
         if not allocated and not mapped:
             return None
@@ -92,7 +96,11 @@ def backed_bytes(sizes: list[int], found: list[Mapping], files: list[OpenFile]) 
 
 def window_mappings(found: list[Mapping], memory_paths: set[str]) -> list[Mapping]:
     """Regular files that a QEMU maps shared beside its guest's memory: the live ranges of a DAX window."""
-    return [one for one in found if one.shared and one.key and one.name.startswith("/") and not _is_memory(one.name, memory_paths)]
+    return [
+        one
+        for one in found
+        if one.shared and one.key and one.name.startswith("/") and not _is_memory(one.name, memory_paths)
+    ]
 
 
 def _is_memory(name: str, memory_paths: set[str]) -> bool:

@@ -174,17 +174,31 @@ def judge_source(source: Source) -> Finding:
 
 def _judge_image(source: Source, cached: int) -> Finding:
     if source.kind == "pmem":
-        return Finding(cached, "0 where the guest mounts it with -o dax, all of it where it does not: the host cannot see which", "pmem_dax_mount")
+        return Finding(
+            cached,
+            "0 where the guest mounts it with -o dax, all of it where it does not: the host cannot see which",
+            "pmem_dax_mount",
+        )
     if source.direct:
-        return Finding(cached, "left in the host's cache by something else: this guest reads with O_DIRECT and caches for itself", "drop_leftover")
+        return Finding(
+            cached,
+            "left in the host's cache by something else: this guest reads with O_DIRECT and caches for itself",
+            "drop_leftover",
+        )
     if source.guests > 1:
-        return Finding(cached, f"the host caches it once and each of {source.guests} guests may again: {source.guests} + 1 copies", "base_dax")
+        return Finding(
+            cached,
+            f"the host caches it once and each of {source.guests} guests may again: {source.guests} + 1 copies",
+            "base_dax",
+        )
     return Finding(cached, "the host caches the image and the guest caches what it reads from it", "image_direct")
 
 
 def _judge_share(source: Source, cached: int) -> Finding:
     if not source.guest_caches:
-        return Finding(0, "the guest keeps no pages of this share, but for private mappings (programs run from it)", "none")
+        return Finding(
+            0, "the guest keeps no pages of this share, but for private mappings (programs run from it)", "none"
+        )
     if source.dax and (source.mapped or cached == source.outside_dax):
         if source.outside_dax == 0:
             return Finding(0, "the guest maps the host's cache through the DAX window", "none")
@@ -217,7 +231,9 @@ def judge_guest(memory: Memory, sources: Sequence[Source]) -> Verdict:
         "guest_cache": memory.guest_cached,
         "guest_memory": memory.total if memory.backed is None else min(memory.backed, memory.total),
     }
-    limited_by, limit = min(((name, value) for name, value in limits.items() if value is not None), key=lambda item: item[1])
+    limited_by, limit = min(
+        ((name, value) for name, value in limits.items() if value is not None), key=lambda item: item[1]
+    )
     bound = limit if unknown else min(total, limit)
     largest = max(findings, key=lambda item: item[1].duplicated or 0, default=None)
     worth = max(WORTH_BYTES, int(memory.total * WORTH_OF_MEMORY))
@@ -226,7 +242,9 @@ def judge_guest(memory: Memory, sources: Sequence[Source]) -> Verdict:
         by = "guest_cache" if limited_by == "guest_cache" else "guest_memory"
     if largest and min(bound, largest[1].duplicated or 0) >= worth:
         source, finding = largest
-        return Verdict(bound, by, not unknown, finding.remedy, source.name, finding.reason, min(bound, finding.duplicated or 0))
+        return Verdict(
+            bound, by, not unknown, finding.remedy, source.name, finding.reason, min(bound, finding.duplicated or 0)
+        )
     if memory.backed is not None and memory.backed >= max(worth, memory.total // 2) and not memory.free_page_reporting:
         lacks = "its balloon does not report free pages" if memory.balloon else "it has no balloon"
         return Verdict(
@@ -238,7 +256,9 @@ def judge_guest(memory: Memory, sources: Sequence[Source]) -> Verdict:
             f"memory that the guest frees never comes back to the host: {lacks}",
             0,
         )
-    reason = f"what is not known: {', '.join(unknown)}" if unknown else "less is duplicated than a changed setting is worth"
+    reason = (
+        f"what is not known: {', '.join(unknown)}" if unknown else "less is duplicated than a changed setting is worth"
+    )
     return Verdict(bound, by, not unknown, "none", None, reason, 0)
 
 
@@ -269,15 +289,23 @@ def host_notes(
     """Remarks on host settings that bear on duplication; plain facts with their consequence."""
     notes = []
     if ksm_running and shared_memory_guests:
-        notes.append(f"KSM runs, but {shared_memory_guests} of {guests} guests have shared memory, which KSM never merges")
+        notes.append(
+            f"KSM runs, but {shared_memory_guests} of {guests} guests have shared memory, which KSM never merges"
+        )
     if ksm_running and not pages_sharing:
         notes.append("KSM runs and merges nothing: it costs scanning alone")
     if not ksm_running and pages_sharing:
         notes.append(f"KSM is stopped; {pages_sharing} pages stay merged until they are written")
     if ksm_running and pages_sharing:
-        notes.append("KSM merges guests' private memory with one another, never with the host's page cache: it does not lower the bounds here")
+        notes.append(
+            "KSM merges guests' private memory with one another, never with the host's page cache: it does not lower the bounds here"
+        )
     if shmem_thp in ("always", "force"):
-        notes.append(f"shmem_enabled={shmem_thp}: shared guest memory comes in 2 MiB pages, so backed memory overstates what guests use")
+        notes.append(
+            f"shmem_enabled={shmem_thp}: shared guest memory comes in 2 MiB pages, so backed memory overstates what guests use"
+        )
     if thp == "always" and guests:
-        notes.append("THP is 'always': private guest memory comes in 2 MiB pages, so backed memory overstates what guests use")
+        notes.append(
+            "THP is 'always': private guest memory comes in 2 MiB pages, so backed memory overstates what guests use"
+        )
     return notes

@@ -34,7 +34,11 @@ def key_values(text: str, implied: str = "") -> Options:
 
 def size_bytes(text: str, unit: str = "M") -> int:
     """QEMU's sizes: ``512``, ``512M``, ``4G``, ``1.5G``; a bare number counts in ``unit`` (B for -object, M for -m)."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([bBkKmMgGtTpP]?)i?[bB]?", text.strip()) if not text.lower().startswith("0x") else None
+    found = (
+        re.fullmatch(r"(\d+(?:\.\d+)?)([bBkKmMgGtTpP]?)i?[bB]?", text.strip())
+        if not text.lower().startswith("0x")
+        else None
+    )
     if text.lower().startswith("0x"):
         return int(text, 16)
     if not found:
@@ -68,6 +72,8 @@ def _flatten(value: Any, prefix: str = "") -> Options:
     if isinstance(value, dict):
         return {key: text for name, item in value.items() for key, text in _flatten(item, f"{prefix}{name}.").items()}
     if isinstance(value, list):
-        return {key: text for number, item in enumerate(value) for key, text in _flatten(item, f"{prefix}{number}.").items()}
+        return {
+            key: text for number, item in enumerate(value) for key, text in _flatten(item, f"{prefix}{number}.").items()
+        }
     text = {True: "on", False: "off"}[value] if isinstance(value, bool) else "" if value is None else str(value)
     return {prefix.removesuffix("."): text}

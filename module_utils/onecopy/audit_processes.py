@@ -104,7 +104,9 @@ def processes() -> list[Process]:
             continue
         if raw:
             argv = raw.rstrip(b"\0").decode("utf-8", "surrogateescape").split("\0")
-            found.append(Process(entry, argv, int(status.rpartition(")")[2].split()[1]), exe.removesuffix(" (deleted)")))
+            found.append(
+                Process(entry, argv, int(status.rpartition(")")[2].split()[1]), exe.removesuffix(" (deleted)"))
+            )
     return found
 
 
@@ -131,7 +133,9 @@ def daemon_kind(argv: list[str], exe: str) -> DaemonKind | None:
     """Which file system daemon a command line starts, if any."""
     if os.path.basename(exe) == "virtiofsd":
         return "virtiofsd"
-    if os.path.basename(exe).startswith("python") and any(re.search(r"(^|/)hostfsd(\.pyz|/__main__\.py)?$", word) for word in argv[1:6]):
+    if os.path.basename(exe).startswith("python") and any(
+        re.search(r"(^|/)hostfsd(\.pyz|/__main__\.py)?$", word) for word in argv[1:6]
+    ):
         return "hostfsd"
     return None
 
@@ -176,7 +180,10 @@ def open_files(pid: int) -> Iterator[OpenFile]:
             if not (stat.S_ISREG(status.st_mode) or is_block):
                 continue
             link = os.readlink(directory / name)
-            info = dict(line.partition(":")[::2] for line in (PROC / str(pid) / "fdinfo" / name).read_text(encoding="ascii").splitlines())
+            info = dict(
+                line.partition(":")[::2]
+                for line in (PROC / str(pid) / "fdinfo" / name).read_text(encoding="ascii").splitlines()
+            )
         except OSError:
             continue  # closed meanwhile
         # Two device nodes of one block device are one page cache: its number counts, not the node's inode.
@@ -239,7 +246,11 @@ def unix_sockets_of(pids: Iterable[int]) -> list[UnixSocket]:
             namespace = os.readlink(PROC / str(pid) / "ns" / "net")
             if namespace not in seen:
                 seen.add(namespace)
-                found.extend(unix_sockets((PROC / str(pid) / "net" / "unix").read_text(encoding="utf-8", errors="surrogateescape")))
+                found.extend(
+                    unix_sockets(
+                        (PROC / str(pid) / "net" / "unix").read_text(encoding="utf-8", errors="surrogateescape")
+                    )
+                )
         except OSError:
             continue
     return found
@@ -273,7 +284,9 @@ def match_daemon(path: str | None, known: Iterable[Daemon], sockets: Iterable[Un
     inodes = {socket.inode for socket in sockets if socket.path == path}
     candidates = list(known)
     by_socket = (daemon for daemon in candidates if daemon.sockets & inodes)
-    by_name = (daemon for daemon in candidates if daemon.socket and os.path.normpath(daemon.socket) == os.path.normpath(path))
+    by_name = (
+        daemon for daemon in candidates if daemon.socket and os.path.normpath(daemon.socket) == os.path.normpath(path)
+    )
     return next(by_socket, None) or next(by_name, None)
 
 

@@ -70,7 +70,10 @@ def terminal_table(audits: Sequence[Audit]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
-        cells = [text.rjust(width) if 2 <= n <= 6 else text.ljust(width) for n, (text, width) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            text.rjust(width) if 2 <= n <= 6 else text.ljust(width)
+            for n, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip())
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(["MiB; 'twice at most' is an upper bound", *lines])
@@ -148,7 +151,11 @@ def _hosts(audits: Sequence[Audit]) -> Section:
     for audit in audits:
         host, verdict = audit["host"], audit["verdict"]
         ksm = host["ksm"]
-        state = "absent" if not ksm else f"{'runs' if ksm.get('run') == 1 else 'off'}, {ksm.get('pages_sharing', 0):,} pages merged"
+        state = (
+            "absent"
+            if not ksm
+            else f"{'runs' if ksm.get('run') == 1 else 'off'}, {ksm.get('pages_sharing', 0):,} pages merged"
+        )
         rows.append(
             text_row(
                 host["name"],
@@ -191,7 +198,9 @@ def _advice(audits: Sequence[Audit], summary: Mapping[str, Any] | None) -> Secti
                     *text_row(mebibytes(guest["guest_cache"].get("bytes"))),
                     Cell(mebibytes(verdict["duplicated_at_most_bytes"]), tone),
                     *text_row(_LIMITS[verdict["limited_by"]], _advice_text(verdict), verdict["reason"]),
-                    *text_row(verdict["gives_up"], effect or ("not measured in a stored run" if "evidence" in verdict else "")),
+                    *text_row(
+                        verdict["gives_up"], effect or ("not measured in a stored run" if "evidence" in verdict else "")
+                    ),
                 ]
             )
     return Section("guests", "Guests, and what to try", [Table(columns, rows)] if rows else [])

@@ -6,7 +6,7 @@ import pytest
 
 STORE = "/var/lib/onecopy/store"
 SHARE = f"{STORE}/shares/audit/data"
-# guests.yml: a data set and its twin.
+# vars/guests.yml: a data set and its twin.
 LARGE_BYTES = 2 * 12 << 20
 DATA_BYTES = 2 * (12 + 2) << 20
 # The runner's protocol in a few lines, so that the audit's own code is not what checks it.
