@@ -102,15 +102,17 @@ class Boot:
         """Ask systemd which processes these are. Raises BootError when one is gone."""
         pid = units.state(self.plan.unit).main_pid
         daemon = self.plan.daemon_unit
-        self.daemon_pid = units.state(daemon).main_pid if daemon else None
-        if pid is None or (daemon and self.daemon_pid is None):
+        first = units.state(daemon).main_pid if daemon else None
+        if pid is None or (daemon and first is None):
             raise BootError(*_diagnose(self.plan))
+        # virtiofsd's first process only waits for its sandboxed child: what is measured is the one that serves.
+        self.daemon_pid = None if first is None else units.last_child(first)
         if self.plan.guest:
             self.qemu_pid = pid
         else:
             self.runner_pid = pid
         try:
-            self._pidfds = [os.pidfd_open(one) for one in (pid, self.daemon_pid) if one is not None]
+            self._pidfds = [os.pidfd_open(one) for one in (pid, first) if one is not None]
         except ProcessLookupError:
             raise BootError(*_diagnose(self.plan)) from None
 
@@ -237,7 +239,7 @@ def _start(plan: Arrangement, paths: HostPaths) -> Boot:
     booted = Boot(plan, uuid.uuid4().hex, commands)
     if plan.daemon_unit:
         units.start(plan.daemon_unit)
-        _wait_for(plan.daemon_socket, plan, 10)
+        _wait_for(plan.daemon_socket, plan.daemon_unit, plan, 10)
         # The daemon is root, QEMU is not.
         os.chown(plan.daemon_socket, user.pw_uid, user.pw_gid)
     units.start(plan.unit)
@@ -247,15 +249,15 @@ def _start(plan: Arrangement, paths: HostPaths) -> Boot:
 def _meet(booted: Boot, deadline_seconds: float) -> None:
     """Wait for the runner's hello, then mount. Raises BootError, RunnerLost, RunnerError."""
     started = time.monotonic()
-    _wait_for(booted.plan.runner, booted.plan, deadline_seconds)
+    _wait_for(booted.plan.runner, booted.plan.unit, booted.plan, deadline_seconds)
     booted.runner.connect(deadline_seconds - (time.monotonic() - started))
     booted.hello_seconds = time.monotonic() - started
     booted._find_pids()
     booted._mount(booted.plan.data_mounts + booted.plan.scratch_mounts)
 
 
-def _wait_for(socket_path: Path, plan: Arrangement, seconds: float) -> None:
-    """Wait until a socket is there. Raises BootError when a unit ended instead, or in no time."""
+def _wait_for(socket_path: Path, unit: str, plan: Arrangement, seconds: float) -> None:
+    """Wait until a socket of ``unit`` is there. Raises BootError when the unit ended instead, or in no time."""
     deadline = time.monotonic() + seconds
     asked = time.monotonic()
     while not socket_path.exists():
@@ -264,9 +266,8 @@ def _wait_for(socket_path: Path, plan: Arrangement, seconds: float) -> None:
             raise BootError("guest_not_ready", f"{socket_path.name} did not appear within {seconds:.0f} s")
         if now - asked > 0.5:
             asked = now
-            for unit in filter(None, (plan.daemon_unit, plan.unit)):
-                if units.state(unit).active == "failed":
-                    raise BootError(*_diagnose(plan))
+            if not units.state(unit).is_running:
+                raise BootError(*_diagnose(plan))
         time.sleep(0.01)
 
 

@@ -90,8 +90,8 @@ def remove(names: Iterable[str], directory: Path = DIRECTORY) -> None:
 
 
 def start(*names: str) -> None:
-    """Start units without waiting for one another. Raises CommandError."""
-    run(["systemctl", "start", "--no-block", *names], timeout_seconds=_TIMEOUT_SECONDS)
+    """Start units; returns when their programs run. Raises CommandError."""
+    run(["systemctl", "start", *names], timeout_seconds=_TIMEOUT_SECONDS)
 
 
 def state(name: str) -> State:
@@ -114,6 +114,21 @@ def parse_state(shown: str) -> State:
         exit_status=int(values.get("ExecMainStatus", "0")),
         stopped_at=int(values.get("ExecMainExitTimestampMonotonic", "0")) or None,
     )
+
+
+def last_child(pid: int, proc: Path = Path("/proc")) -> int:
+    """The end of the chain of only children that starts at ``pid``; ``pid`` itself when it has none, or several."""
+    parents: dict[int, list[int]] = {}
+    for path in proc.glob("[0-9]*/stat"):
+        try:
+            # The name, in parentheses, may hold anything; state and parent follow it.
+            parent = int(path.read_text(errors="replace").rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        parents.setdefault(parent, []).append(int(path.parent.name))
+    while len(parents.get(pid, [])) == 1:
+        pid = parents[pid][0]
+    return pid
 
 
 def listed(pattern: str) -> list[str]:

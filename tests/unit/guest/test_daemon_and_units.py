@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.onecopy import daemon, units
 
-
 PROJECT = Path(__file__).resolve().parents[3]
 DATA = PROJECT / "tests/data"
 HELP = (DATA / "environment/virtiofsd-help-1.13.2.txt").read_text()
@@ -127,3 +126,12 @@ def test_installed_drop_ins_are_found(tmp_path: Path) -> None:
     (tmp_path / "a.service.d/boot.conf").touch()
     (tmp_path / "b.service.d").mkdir()
     assert units.installed(["a.service", "b.service", "c.service"], tmp_path) == ["a.service"]
+
+
+def test_the_process_that_serves_is_the_last_of_a_chain(tmp_path: Path) -> None:
+    for pid, name, parent in ((10, "virtiofsd", 1), (11, "a) b (c", 10), (20, "qemu", 1), (21, "x", 20), (22, "y", 20)):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} ({name}) S {parent} {pid} 0 0")
+    assert units.last_child(10, tmp_path) == 11
+    assert units.last_child(11, tmp_path) == 11
+    assert units.last_child(20, tmp_path) == 20
