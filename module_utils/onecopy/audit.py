@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from ansible.module_utils.onecopy import (
+from . import (
     audit_cache,
     audit_cmdline,
     audit_guest,
@@ -21,7 +21,7 @@ from ansible.module_utils.onecopy import (
     audit_options,
     cachestat,
 )
-from ansible.module_utils.onecopy import audit_processes as procs
+from . import audit_processes as procs
 
 SCHEMA: Final = 1
 _UNSEEN_CACHES: Final = {"zfs": "ZFS keeps it in the ARC, which is not the page cache"}

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from ansible.module_utils.onecopy import cachestat
-from ansible.module_utils.onecopy.audit_processes import PROC, FileKey, OpenFile
+from . import cachestat
+from .audit_processes import PROC, FileKey, OpenFile
 
 _SYS_OPENAT2: Final = 437
 _RESOLVE_CACHED: Final = 0x20

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from ansible.module_utils.onecopy.audit_options import Options, is_on, key_values, options_of, size_bytes
+from .audit_options import Options, is_on, key_values, options_of, size_bytes
 
 Manager = Literal["libvirt", "proxmox", "plain"]
 

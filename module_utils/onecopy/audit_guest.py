@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ansible.module_utils.onecopy.audit_cmdline import Guest
-from ansible.module_utils.onecopy.audit_processes import PROC, UnixSocket
+from .audit_cmdline import Guest
+from .audit_processes import PROC, UnixSocket
 
 STALE_SECONDS: Final = 60
 _TIMEOUT_SECONDS: Final = 2.0

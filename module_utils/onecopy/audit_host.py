@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from ansible.module_utils.onecopy.audit_processes import PROC, Mapping, OpenFile, mappings
+from .audit_processes import PROC, Mapping, OpenFile, mappings
 
 _KSM: Final = Path("/sys/kernel/mm/ksm")
 _THP: Final = Path("/sys/kernel/mm/transparent_hugepage")

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from ansible.module_utils.onecopy.audit_cmdline import Disk, Guest, Pmem
-from ansible.module_utils.onecopy.audit_processes import PROC, FileKey, OpenFile
+from .audit_cmdline import Disk, Guest, Pmem
+from .audit_processes import PROC, FileKey, OpenFile
 
 Role = Literal["disk", "backing", "pmem", "firmware", "unlisted"]
 SameFile = Callable[[str, OpenFile], bool]
