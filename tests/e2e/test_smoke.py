@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +35,22 @@ def onecopy(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def smoke(request: pytest.FixtureRequest) -> Iterator[Run]:
+def smoke(request: pytest.FixtureRequest) -> Run:
     """One run of experiments/smoke.yml, its lines shown as they come."""
     capture = request.config.pluginmanager.getplugin("capturemanager")
     argv = [PROJECT / "onecopy", "run", "smoke", "-e", "experiment_new_run_enabled=true"]
     lines = []
-    with capture.global_and_fixture_disabled():
-        with subprocess.Popen(argv, cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                print("  " + line, end="", flush=True)
-                lines.append(line)
-            code = process.wait()
+    with (
+        capture.global_and_fixture_disabled(),
+        subprocess.Popen(argv, cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            print("  " + line, end="", flush=True)
+            lines.append(line)
+        code = process.wait()
     directory = max((PROJECT / "reports/smoke").iterdir())
-    yield {"code": code, "output": "".join(lines), "directory": directory}
+    return {"code": code, "output": "".join(lines), "directory": directory}
 
 
 @pytest.fixture
