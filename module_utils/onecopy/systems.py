@@ -39,7 +39,14 @@ SYSTEMS: dict[str, System] = {
     system.name: system
     for system in (
         System("hfs", "host ext4, read on the host", "host", "share", not_applicable=_NO_GUEST),
-        System("gfs", "guest ext4 on virtio-blk, host page cache used", "block", "image", block_cache="writeback", needs=("qemu",)),
+        System(
+            "gfs",
+            "guest ext4 on virtio-blk, host page cache used",
+            "block",
+            "image",
+            block_cache="writeback",
+            needs=("qemu",),
+        ),
         System(
             "gfs_direct",
             "guest ext4 on virtio-blk, host page cache bypassed (O_DIRECT)",
@@ -48,7 +55,10 @@ SYSTEMS: dict[str, System] = {
             block_cache="none",
             needs=("qemu",),
             not_applicable={
-                ("host_cache", "warm"): "O_DIRECT bypasses the host's page cache: prefetched pages would lie beside the path and count as copies"
+                (
+                    "host_cache",
+                    "warm",
+                ): "O_DIRECT bypasses the host's page cache: prefetched pages would lie beside the path and count as copies"
             },
         ),
         System(
@@ -60,9 +70,21 @@ SYSTEMS: dict[str, System] = {
             needs=("qemu", "virtiofsd"),
             not_applicable={("guest_cache", "warm"): "with cache=never the guest keeps no pages"},
         ),
-        System("virtiofs_auto", "host ext4 shared by virtiofsd, cache=auto", "virtiofs", "share", virtiofs_cache="auto", needs=("qemu", "virtiofsd")),
         System(
-            "virtiofs_always", "host ext4 shared by virtiofsd, cache=always", "virtiofs", "share", virtiofs_cache="always", needs=("qemu", "virtiofsd")
+            "virtiofs_auto",
+            "host ext4 shared by virtiofsd, cache=auto",
+            "virtiofs",
+            "share",
+            virtiofs_cache="auto",
+            needs=("qemu", "virtiofsd"),
+        ),
+        System(
+            "virtiofs_always",
+            "host ext4 shared by virtiofsd, cache=always",
+            "virtiofs",
+            "share",
+            virtiofs_cache="always",
+            needs=("qemu", "virtiofsd"),
         ),
         System(
             "gfs_pmem_dax",

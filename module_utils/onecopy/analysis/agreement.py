@@ -61,7 +61,11 @@ def load_side(directory: Path) -> Side:
         try:
             documents.append(json.loads((directory / name).read_text(encoding="utf-8")))
         except FileNotFoundError:
-            cure = "render its report first (./onecopy report)" if name == "summary.json" else "is this the directory of a run?"
+            cure = (
+                "render its report first (./onecopy report)"
+                if name == "summary.json"
+                else "is this the directory of a run?"
+            )
             raise SideError(f"{directory / name}: is not there: {cure}") from None
         except (OSError, ValueError) as error:
             raise SideError(f"{directory / name}: cannot be read as JSON: {error}") from None
@@ -104,7 +108,11 @@ def lines(result: Mapping[str, Any]) -> list[str]:
             text.append(f"{row['name']}: archived {_values(row['archived'])}; repeated {_values(row['repeated'])}")
     for claim in result["claims"]:
         text.append(f"{claim['id']}: {claim['outcome']}: {claim['because']}")
-        text += [f"  {side}: {claim[side]['verdict']}: {claim[side]['because']}" for side in ("archived", "repeated") if side in claim]
+        text += [
+            f"  {side}: {claim[side]['verdict']}: {claim[side]['because']}"
+            for side in ("archived", "repeated")
+            if side in claim
+        ]
     for row in result["copies"]:
         if row["outcome"] != AGREES:
             state = f"{row['label']}, {row['part']} files, host {row['host_cache']}, guest {row['guest_cache']}"
@@ -123,11 +131,17 @@ def _claims(archived: Summary, repeated: Summary) -> list[dict[str, Any]]:
         {claim["id"]: claim for claim in archived.get("claims", [])},
         {claim["id"]: claim for claim in repeated.get("claims", [])},
     )
-    aa_failed = [name for name, summary in (("archived", archived), ("repeated", repeated)) if summary.get("aa", {}).get("outcome") == DISTINGUISHABLE]
+    aa_failed = [
+        name
+        for name, summary in (("archived", archived), ("repeated", repeated))
+        if summary.get("aa", {}).get("outcome") == DISTINGUISHABLE
+    ]
     return [_claim(sides[0].get(key), sides[1].get(key), aa_failed) for key in dict.fromkeys([*sides[0], *sides[1]])]
 
 
-def _claim(archived: Mapping[str, Any] | None, repeated: Mapping[str, Any] | None, aa_failed: Sequence[str]) -> dict[str, Any]:
+def _claim(
+    archived: Mapping[str, Any] | None, repeated: Mapping[str, Any] | None, aa_failed: Sequence[str]
+) -> dict[str, Any]:
     named = {name: claim for name, claim in (("archived", archived), ("repeated", repeated)) if claim is not None}
     open_sides = [name for name, claim in named.items() if claim["verdict"] == "inconclusive"]
     outcome, because = NOT_COMPARABLE, ""
@@ -150,7 +164,11 @@ def _claim(archived: Mapping[str, Any] | None, repeated: Mapping[str, Any] | Non
 
 
 def _copies(archived: Mapping[str, Any] | None, repeated: Mapping[str, Any] | None, data: str) -> dict[str, Any]:
-    near = archived is not None and repeated is not None and abs(archived["copies"] - repeated["copies"]) <= COPIES_TOLERANCE
+    near = (
+        archived is not None
+        and repeated is not None
+        and abs(archived["copies"] - repeated["copies"]) <= COPIES_TOLERANCE
+    )
     return _figure(
         _COPIES_KEY,
         ("copies", "low", "high", "n"),
@@ -162,11 +180,19 @@ def _copies(archived: Mapping[str, Any] | None, repeated: Mapping[str, Any] | No
     )
 
 
-def _ratio(archived: Mapping[str, Any] | None, repeated: Mapping[str, Any] | None, data: str, runs: tuple[Summary, Summary]) -> dict[str, Any]:
-    near = archived is not None and repeated is not None and abs(math.log(archived["ratio"] / repeated["ratio"])) <= math.log(RATIO_TOLERANCE)
+def _ratio(
+    archived: Mapping[str, Any] | None, repeated: Mapping[str, Any] | None, data: str, runs: tuple[Summary, Summary]
+) -> dict[str, Any]:
+    near = (
+        archived is not None
+        and repeated is not None
+        and abs(math.log(archived["ratio"] / repeated["ratio"])) <= math.log(RATIO_TOLERANCE)
+    )
     hopeless = TCG_REASON if any(run["accelerator"] == "tcg" for run in runs) else data
     fields = ("ratio", "low", "high", "n_of", "n_to")
-    return _figure(_RATIO_KEY, fields, archived, repeated, near=near, within=f"a factor of {RATIO_TOLERANCE}", hopeless=hopeless)
+    return _figure(
+        _RATIO_KEY, fields, archived, repeated, near=near, within=f"a factor of {RATIO_TOLERANCE}", hopeless=hopeless
+    )
 
 
 def _figure(
@@ -190,9 +216,17 @@ def _figure(
         both = f"{archived[value]:.4g} and {repeated[value]:.4g}"
         meet = _intervals_meet(archived, repeated)
         outcome = AGREES if near or meet else DISAGREES
-        because = f"{both}: " + (f"within {within}" if near else "their intervals meet" if meet else f"further apart than {within}, and no common interval")
+        because = f"{both}: " + (
+            f"within {within}"
+            if near
+            else "their intervals meet"
+            if meet
+            else f"further apart than {within}, and no common interval"
+        )
     head: Mapping[str, Any] = archived or repeated or {}
-    sides = {name: _kept(row, fields) for name, row in (("archived", archived), ("repeated", repeated)) if row is not None}
+    sides = {
+        name: _kept(row, fields) for name, row in (("archived", archived), ("repeated", repeated)) if row is not None
+    }
     return {name: head[name] for name in key if name in head} | {"outcome": outcome, "because": because, **sides}
 
 
@@ -236,11 +270,15 @@ def _remarks(archived: Side, repeated: Side) -> list[str]:
     if archived.plan.get("digest") != repeated.plan.get("digest"):
         remarks.append("the experiments differ: this is no repetition of the archived one")
     if archived.summary["accelerator"] != repeated.summary["accelerator"]:
-        remarks.append(f"accelerators differ: {archived.summary['accelerator']} archived, {repeated.summary['accelerator']} repeated")
+        remarks.append(
+            f"accelerators differ: {archived.summary['accelerator']} archived, {repeated.summary['accelerator']} repeated"
+        )
     planned = [{trial["id"] for trial in side.plan["trials"]} for side in (archived, repeated)]
     if planned[0] != planned[1]:
         common = len(planned[0] & planned[1])
-        remarks.append(f"the plans share {common} trials of {len(planned[0])} archived and {len(planned[1])} repeated ones")
+        remarks.append(
+            f"the plans share {common} trials of {len(planned[0])} archived and {len(planned[1])} repeated ones"
+        )
     return remarks
 
 
@@ -249,7 +287,8 @@ def _circumstances(archived: Mapping[str, Any], repeated: Mapping[str, Any]) -> 
     rows = []
     for name in _CIRCUMSTANCES:
         sides = [
-            {host: value for host, facts in sorted(manifest.get("hosts", {}).items()) if (value := _fact(facts, name))} for manifest in (archived, repeated)
+            {host: value for host, facts in sorted(manifest.get("hosts", {}).items()) if (value := _fact(facts, name))}
+            for manifest in (archived, repeated)
         ]
         if any(sides):
             equal = bool(sides[0] and sides[1]) and len({*sides[0].values(), *sides[1].values()}) == 1
@@ -264,7 +303,9 @@ def _fact(facts: Any, name: str) -> str:
 
 
 def _about(summary: Summary) -> dict[str, Any]:
-    return {name: summary[name] for name in ("experiment", "run_id", "accelerator", "hosts", "trials") if name in summary}
+    return {
+        name: summary[name] for name in ("experiment", "run_id", "accelerator", "hosts", "trials") if name in summary
+    }
 
 
 def _name(about: Mapping[str, Any]) -> str:

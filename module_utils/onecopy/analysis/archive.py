@@ -93,7 +93,9 @@ def write(path: Path, top: str, files: Mapping[str, bytes]) -> str:
     except OSError as error:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-        raise ArchiveError(f"{path} cannot be written: {error.strerror}; make room there or name another destination") from error
+        raise ArchiveError(
+            f"{path} cannot be written: {error.strerror}; make room there or name another destination"
+        ) from error
     return digest(data)
 
 
@@ -166,7 +168,9 @@ def _entries(data: bytes) -> tuple[str, dict[str, bytes], dict[str, bytes]]:
         if expected == _UNKNOWN and header == _END[:_BLOCK]:
             break
         if len(header) < _BLOCK:
-            raise ArchiveError(f"cut short: it ends at byte {len(data)}, where {expected} should begin; copy the archive again")
+            raise ArchiveError(
+                f"cut short: it ends at byte {len(data)}, where {expected} should begin; copy the archive again"
+            )
         top, name, size = _place(header, top, expected, found)
         at += _BLOCK
         content, padding = data[at : at + size], data[at + size : at + size + len(_padding(size))]
@@ -230,7 +234,9 @@ def _check(top: str, found: Mapping[str, bytes], headers: Mapping[str, bytes]) -
     stated = {line[2].decode("ascii"): line[1].decode() for line in _LINE.finditer(found[SUMS])}
     altered_files = [name for name in stated if name not in files or digest(files[name]) != stated[name]]
     if altered_files:
-        raise ArchiveError(f"{', '.join(altered_files)} altered: content does not match {SUMS}; get the archive again from its maker")
+        raise ArchiveError(
+            f"{', '.join(altered_files)} altered: content does not match {SUMS}; get the archive again from its maker"
+        )
     for name, header in headers.items():
         if header != _header(top, name, found[name]):
             raise ArchiveError(f"the header of {name} was altered")

@@ -61,7 +61,8 @@ def metadata(facts: RunFacts, inputs: Mapping[str, str], outputs: Mapping[str, s
     root["datePublished"] = _moment(facts.ended)
     root["license"] = crate.add(ContextEntity(crate, _LICENCE, {"@type": "CreativeWork", "name": "Apache License 2.0"}))
     root["conformsTo"] = [
-        crate.add(ContextEntity(crate, profile, {"@type": "CreativeWork", "name": name, "version": version})) for profile, (name, version) in PROFILES.items()
+        crate.add(ContextEntity(crate, profile, {"@type": "CreativeWork", "name": name, "version": version}))
+        for profile, (name, version) in PROFILES.items()
     ]
     crate.metadata["conformsTo"] = [{"@id": "https://w3id.org/ro/crate/1.1"}, {"@id": WORKFLOW_CRATE}]
     workflow = _workflow(crate, facts, sizes)
@@ -78,9 +79,18 @@ def metadata(facts: RunFacts, inputs: Mapping[str, str], outputs: Mapping[str, s
         dest_path="source/",
         properties={"name": "source", "description": f"the kit's source at revision {facts.revision}"},
     )
-    used = [_file(crate, name, text, sizes, _parameter(crate, workflow, "input", name, "File")) for name, text in sorted(inputs.items())]
-    used += [_value(crate, name, value, _parameter(crate, workflow, "input", name, _kind(value))) for name, value in sorted(facts.values.items())]
-    made = [_file(crate, name, text, sizes, _parameter(crate, workflow, "output", name, "File")) for name, text in sorted(outputs.items())]
+    used = [
+        _file(crate, name, text, sizes, _parameter(crate, workflow, "input", name, "File"))
+        for name, text in sorted(inputs.items())
+    ]
+    used += [
+        _value(crate, name, value, _parameter(crate, workflow, "input", name, _kind(value)))
+        for name, value in sorted(facts.values.items())
+    ]
+    made = [
+        _file(crate, name, text, sizes, _parameter(crate, workflow, "output", name, "File"))
+        for name, text in sorted(outputs.items())
+    ]
     action = {
         "@type": "CreateAction",
         "name": f"run {facts.run_id}",

@@ -57,7 +57,9 @@ def find_run(reports: Path, name: str) -> Path:
     for directory in (Path(name), reports / name):
         if (directory / "manifest.json").is_file():
             return directory.resolve()
-    found = sorted(path.parent for path in [*reports.glob(f"{name}/*/manifest.json"), *reports.glob(f"*/{name}/manifest.json")])
+    found = sorted(
+        path.parent for path in [*reports.glob(f"{name}/*/manifest.json"), *reports.glob(f"*/{name}/manifest.json")]
+    )
     if found:
         return found[-1].resolve()
     known = ", ".join(sorted(str(path.parent.relative_to(reports)) for path in reports.glob("*/*/manifest.json"))[-5:])
@@ -78,7 +80,9 @@ def collect(directory: Path, repository: Path, *, dirty_allowed: bool = False) -
         raise ArchiveError(str(error)) from None
     revision, dirty = kit_of(run.manifest)
     if not revision:
-        raise ArchiveError(f"{directory / 'manifest.json'}: records no revision of the kit: run the experiment from a git clone")
+        raise ArchiveError(
+            f"{directory / 'manifest.json'}: records no revision of the kit: run the experiment from a git clone"
+        )
     if dirty and not dirty_allowed:
         raise ArchiveError(
             f"{directory}: was run from a working tree with uncommitted changes, "
@@ -111,7 +115,11 @@ def _run_files(directory: Path) -> dict[str, bytes]:
     missing = [name for name in REPORTS if not (directory / name).is_file()]
     if missing:
         raise ArchiveError(f"{directory}: {', '.join(missing)} missing: render the report first (./onecopy report)")
-    found = (path for path in sorted(directory.rglob("*")) if not any(part.startswith(".") for part in path.relative_to(directory).parts))
+    found = (
+        path
+        for path in sorted(directory.rglob("*"))
+        if not any(part.startswith(".") for part in path.relative_to(directory).parts)
+    )
     files = {}
     for path in found:
         if path.is_symlink():
@@ -127,16 +135,22 @@ def _source(repository: Path, revision: str) -> dict[str, bytes]:
     try:
         archived = subprocess.run(command, check=True, capture_output=True).stdout
     except FileNotFoundError:
-        raise ArchiveError("git is not installed: install it, the archive holds the kit's source at the run's revision") from None
+        raise ArchiveError(
+            "git is not installed: install it, the archive holds the kit's source at the run's revision"
+        ) from None
     except subprocess.CalledProcessError as error:
         reason = error.stderr.decode(errors="replace").strip().splitlines()
-        raise ArchiveError(f"{repository}: has no revision {revision[:12]} of the kit ({reason[-1] if reason else 'git archive failed'}): fetch it") from None
+        raise ArchiveError(
+            f"{repository}: has no revision {revision[:12]} of the kit ({reason[-1] if reason else 'git archive failed'}): fetch it"
+        ) from None
     files = {}
     with tarfile.open(fileobj=io.BytesIO(archived)) as tar:
         for entry in tar:
             if not entry.isreg():
                 if not entry.isdir():
-                    raise ArchiveError(f"{entry.name} at revision {revision[:12]} is no regular file: the archive cannot hold it")
+                    raise ArchiveError(
+                        f"{entry.name} at revision {revision[:12]} is no regular file: the archive cannot hold it"
+                    )
                 continue
             stream = tar.extractfile(entry)
             files[f"{SOURCE}/{entry.name}"] = stream.read() if stream else b""
@@ -164,7 +178,9 @@ def _check_summary(run: Run, files: Mapping[str, bytes], directory: Path) -> Non
     except ClaimsError as error:
         raise ArchiveError(f"{place}: cannot be checked by the claims of the run's revision: {error}") from None
     if rebuilt != files[f"{RUN}/summary.json"]:
-        raise ArchiveError(f"{place}: is not what the records give by the claims of its revision: render the report anew (./onecopy report)")
+        raise ArchiveError(
+            f"{place}: is not what the records give by the claims of its revision: render the report anew (./onecopy report)"
+        )
 
 
 def _absent(run: Run, files: Mapping[str, bytes]) -> list[str]:
@@ -173,7 +189,11 @@ def _absent(run: Run, files: Mapping[str, bytes]) -> list[str]:
         names = {f"{RUN}/hosts/{host}/{name}": what for name, what in EVIDENCE.items()}
         lines += [f"{name}: {what}" for name, what in names.items() if name not in files]
         said = run.manifest.get("hosts", {}).get(host, {})
-        lines += [f"{RUN}/manifest.json, hosts.{host}.{key}: {what}" for key, what in MANIFEST_EVIDENCE.items() if not said.get(key)]
+        lines += [
+            f"{RUN}/manifest.json, hosts.{host}.{key}: {what}"
+            for key, what in MANIFEST_EVIDENCE.items()
+            if not said.get(key)
+        ]
     return lines
 
 

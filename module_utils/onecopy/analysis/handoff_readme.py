@@ -40,7 +40,9 @@ def text(facts: RunFacts, dirty: bool, files: Mapping[str, str], absent: Sequenc
     """
     warning = "\n**The working tree had uncommitted changes: `source/` is not exactly what ran.**\n" if dirty else ""
     missing = [f"- `{name}`:{what}" for name, _, what in (line.partition(":") for line in absent)]
-    missing.append("- The guest image and the data set themselves: the kit makes both from their inputs; their digests are above where they were recorded.")
+    missing.append(
+        "- The guest image and the data set themselves: the kit makes both from their inputs; their digests are above where they were recorded."
+    )
     return _TEXT.format(
         run_id=facts.run_id,
         experiment=facts.experiment,

@@ -45,7 +45,9 @@ def _difference(stored: Any, rebuilt: Any, place: str) -> str:
         return ""
     if isinstance(stored, list) and isinstance(rebuilt, list) and len(stored) == len(rebuilt):
         pairs = enumerate(zip(stored, rebuilt, strict=True))
-        return next((found for index, (one, other) in pairs if (found := _difference(one, other, f"{place}[{index}]"))), "")
+        return next(
+            (found for index, (one, other) in pairs if (found := _difference(one, other, f"{place}[{index}]"))), ""
+        )
     return "" if stored == rebuilt else f"{place}: stored {_short(stored)}, rebuilt {_short(rebuilt)}".lstrip(".")
 
 

@@ -83,7 +83,9 @@ def unpack(path: Path, parent: Path, digest: str = "") -> Opened:
     """
     found = archive.read(path)
     if digest and digest.strip().lower() != found.digest:
-        raise ArchiveError(f"{path}: its SHA-256 is {found.digest}, not {digest}: this is not the archive that was meant; get it again from its maker")
+        raise ArchiveError(
+            f"{path}: its SHA-256 is {found.digest}, not {digest}: this is not the archive that was meant; get it again from its maker"
+        )
     missing = [name for name in _REQUIRED if name not in found.files]
     if missing:
         raise ArchiveError(f"{path}: holds no {', '.join(missing)}: it was not made by handoff")

@@ -41,7 +41,9 @@ def run(tmp_path: Path, repository: Path) -> Path:
         controller={"git_revision": git(repository, "rev-parse", "HEAD"), "git_dirty": False},
         hosts={invented.HOST: {"guest": {"suite": "trixie"}}},
     )
-    directory: Path = invented.store(tmp_path / "reports" / "invented" / invented.RUN_ID, plan, invented.records(plan), manifest)
+    directory: Path = invented.store(
+        tmp_path / "reports" / "invented" / invented.RUN_ID, plan, invented.records(plan), manifest
+    )
     evidence = directory / "hosts" / invented.HOST
     evidence.mkdir(parents=True)
     (evidence / "packages.txt").write_text("qemu-system-x86 1:11.1.3\n")

@@ -22,7 +22,9 @@ CLAIMS = (PROJECT / "experiments" / "claims.yml").read_bytes()
 
 def git(repository: Path, *arguments: str) -> str:
     identity = ["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false"]
-    return subprocess.run(["git", *identity, "-C", str(repository), *arguments], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", *identity, "-C", str(repository), *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def render(directory: Path) -> None:

@@ -86,7 +86,9 @@ def test_claim_of_one_side_alone(kvm: Side) -> None:
     assert agreement(kvm, other)["claims"][-1]["because"] == "only the archived run has this claim"
 
 
-@pytest.mark.parametrize(("shift", "outcome"), [(0.0, "agrees"), (0.029, "agrees"), (-0.029, "agrees"), (0.2, "disagrees")])
+@pytest.mark.parametrize(
+    ("shift", "outcome"), [(0.0, "agrees"), (0.029, "agrees"), (-0.029, "agrees"), (0.2, "disagrees")]
+)
 def test_copies_agree_within_the_tolerance(kvm: Side, shift: float, outcome: str) -> None:
     other = changed(kvm)
     for name in ("copies", "low", "high"):

@@ -67,7 +67,9 @@ def test_experiment_of_ones_own_is_found_with_the_run(run: Path, repository: Pat
     git(repository, "commit", "--quiet", "--message", "Forget the experiment")
     change_manifest(run, controller={"git_revision": git(repository, "rev-parse", "HEAD"), "git_dirty": False})
     render(run)
-    with pytest.raises(archive.ArchiveError, match=r"the experiment with digest [0-9a-f]{12} is neither there nor among the kit's"):
+    with pytest.raises(
+        archive.ArchiveError, match=r"the experiment with digest [0-9a-f]{12} is neither there nor among the kit's"
+    ):
         handoff.collect(run, repository)
     text = git(repository, "show", "HEAD~1:experiments/invented.yml")
     (run / "experiment.yml").write_text(f"# mine\n{text}\n")

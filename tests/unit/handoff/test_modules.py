@@ -42,7 +42,9 @@ def test_handoff_then_verify_then_agree(run_module: Module, made: dict[str, Any]
 
 
 @pytest.mark.parametrize("name", ["invented/{id}", "{id}", "{path}"])
-def test_a_run_has_several_names(run_module: Module, made: dict[str, Any], run: Path, repository: Path, name: str) -> None:
+def test_a_run_has_several_names(
+    run_module: Module, made: dict[str, Any], run: Path, repository: Path, name: str
+) -> None:
     named = name.format(id=run.name, path=run)
     again = run_module("handoff", run=named, reports_directory=str(run.parents[1]), repository=str(repository))
     assert not again["changed"]
@@ -51,7 +53,9 @@ def test_a_run_has_several_names(run_module: Module, made: dict[str, Any], run: 
 
 def test_check_mode_writes_nothing(run_module: Module, run: Path, repository: Path, made: dict[str, Any]) -> None:
     Path(made["path"]).unlink()
-    would = run_module("handoff", check_mode=True, run=run.name, reports_directory=str(run.parents[1]), repository=str(repository))
+    would = run_module(
+        "handoff", check_mode=True, run=run.name, reports_directory=str(run.parents[1]), repository=str(repository)
+    )
     assert would["changed"]
     assert would["sha256"] == made["sha256"]
     assert not Path(made["path"]).exists()
@@ -65,7 +69,9 @@ def test_unknown_run_names_the_known_ones(run_module: Module, run: Path, reposit
     assert empty["msg"].endswith("there is none yet: ./onecopy run EXPERIMENT makes one")
 
 
-def test_cut_short_archive_is_one_line_and_unpacks_nothing(run_module: Module, made: dict[str, Any], tmp_path: Path) -> None:
+def test_cut_short_archive_is_one_line_and_unpacks_nothing(
+    run_module: Module, made: dict[str, Any], tmp_path: Path
+) -> None:
     path = Path(made["path"])
     path.write_bytes(path.read_bytes()[:-5000])
     failed = verified(run_module, str(path), tmp_path / "there")

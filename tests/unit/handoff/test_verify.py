@@ -65,7 +65,9 @@ def test_the_digest_from_the_maker_shows_a_resealed_archive(packed: Path, tmp_pa
     assert not (tmp_path / "second").exists()
 
 
-@pytest.mark.parametrize("name", ["experiment.yml", "run/plan.json", "run/summary.json", "source/experiments/claims.yml"])
+@pytest.mark.parametrize(
+    "name", ["experiment.yml", "run/plan.json", "run/summary.json", "source/experiments/claims.yml"]
+)
 def test_archives_that_handoff_did_not_make(packed: Path, tmp_path: Path, name: str) -> None:
     repack(packed, {name: None})
     with pytest.raises(archive.ArchiveError, match=f"holds no {name}: it was not made by handoff"):
