@@ -196,7 +196,11 @@ def start(box: Box) -> None:
         run(unit_argv(box), timeout_seconds=START_SECONDS)
     else:
         _spawn(box)
-    _wait_for_ssh(box)
+    try:
+        _wait_for_ssh(box)
+    except BoxError:
+        stop(box)
+        raise
 
 
 def _spawn(box: Box) -> None:

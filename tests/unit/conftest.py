@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +12,6 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 
 LIBRARY = Path(__file__).resolve().parents[2] / "library"
-
-
-@pytest.fixture
-def disk_path() -> Iterator[Path]:
-    """An empty directory outside /tmp, which is a tmpfs on many machines: tmpfs has no eviction."""
-    path = Path(tempfile.mkdtemp(prefix="onecopy-test-", dir="/var/tmp"))
-    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-    holder = max((mount for mount in mounts if path.is_relative_to(mount[1])), key=lambda mount: len(mount[1]))
-    try:
-        if holder[2] == "tmpfs":
-            pytest.skip("/var/tmp is a tmpfs: nothing can be evicted there")
-        yield path
-    finally:
-        shutil.rmtree(path)
 
 
 @pytest.fixture
