@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from . import cachestat
+from . import cachestat, pageout
 from .paths import HostPaths
 from .systems import System
 from .workloads import SAMPLE_FILES, Reads
@@ -92,8 +92,8 @@ class DataSet:
 class HostData(Protocol):
     """One storage of the data set on the host."""
 
-    def evict(self) -> None:
-        """Ask the kernel to drop every page of it."""
+    def evict(self, qemu_pid: int | None) -> None:
+        """Ask the kernel to drop every page of it, those that QEMU maps too."""
 
     def prefetch(self) -> None:
         """Bring every page of it into the host's page cache."""
@@ -114,7 +114,8 @@ class ShareData:
 
     root: Path
 
-    def evict(self) -> None:
+    def evict(self, qemu_pid: int | None) -> None:
+        del qemu_pid  # what a DAX window maps, the guest's unmounting has unmapped
         for fd in _open_all(self.root, PARTS):
             cachestat.evict(fd)
 
@@ -146,7 +147,9 @@ class ImageData:
     image: Path
     ranges: Mapping[str, Sequence[tuple[int, int]]]
 
-    def evict(self) -> None:
+    def evict(self, qemu_pid: int | None) -> None:
+        if qemu_pid is not None:
+            pageout.page_out(qemu_pid, self.image)
         with _opened(str(self.image)) as fd:
             cachestat.evict(fd)
 

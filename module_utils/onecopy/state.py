@@ -130,7 +130,7 @@ def _bring(boot: Boot, data: HostData, wanted: Wanted, drop_host: Callable[[], N
             trees = [directory for part, directory in parts.items() if part in _warmed(wanted)]
             boot.runner.call("prefetch", _CALL_SECONDS, trees=trees)
     if wanted.host_cache == "cold":
-        data.evict()
+        data.evict(boot.qemu_pid)
         drop_host()
     else:
         data.prefetch()
