@@ -115,7 +115,7 @@ def test_a_box_that_cannot_boot_is_told_with_its_last_words_and_cleaned_up(disk_
     (broken.root / "sbin").unlink()
     (broken.root / "usr/sbin/init").unlink(missing_ok=True)
     (broken.root / "usr/lib/systemd/systemd").unlink()
-    with pytest.raises(nspawn.BoxError, match="onecopy-broken: ended while starting; its console's last lines: .+"):
+    with pytest.raises(nspawn.BoxError, match=r"ended while starting; its console's last lines: .+"):
         nspawn.start(broken)
     assert cgroups.members(broken.machine) == []
     assert not broken.pid_file.exists() or json.loads(broken.pid_file.read_text())["pid"] > 0
