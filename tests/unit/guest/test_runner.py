@@ -26,14 +26,16 @@ def runner(tmp_path: Path) -> Iterator[RunnerClient]:
         (tmp_path / "runner" / path).write_bytes(content)
     argv = [sys.executable, "-SEs", str(tmp_path / "runner/main.py"), "socket", str(tmp_path / "socket")]
     with subprocess.Popen(argv) as process:
-        client = RunnerClient(tmp_path / "socket")
-        deadline = time.monotonic() + 20
-        while not client.path.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        client.connect(10)
-        yield client
-        client.close()
-        process.send_signal(signal.SIGTERM)
+        try:
+            client = RunnerClient(tmp_path / "socket")
+            deadline = time.monotonic() + 20
+            while not client.path.exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            client.connect(10)
+            yield client
+            client.close()
+        finally:
+            process.send_signal(signal.SIGTERM)
 
 
 @pytest.fixture
