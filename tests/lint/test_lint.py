@@ -85,7 +85,7 @@ def test_no_file_is_too_long() -> None:
 @pytest.mark.parametrize(
     ("word", "why"),
     [
-        ("ignore" + "_errors", "failure must not be reported as success"),
+        ("ignore" + "_errors:", "failure must not be reported as success"),
         ("failed_when: " + "false", "failure must not be reported as success"),
         ("pk" + "ill -f", "processes are ended by pid"),
         ("kill" + "all", "processes are ended by pid"),
