@@ -29,6 +29,9 @@ class RunnerError(Exception):
         self.message = message
 
 
+_AGAIN_SECONDS = 0.05
+
+
 class RunnerClient:
     """A connection to one runner, after its ``hello``."""
 
@@ -47,14 +50,18 @@ class RunnerClient:
         """
         deadline = time.monotonic() + timeout_seconds
         self.close()
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connection.settimeout(timeout_seconds)
-            connection.connect(str(self.path))
-        except OSError as error:
-            connection.close()
-            raise RunnerLost(f"{self.path}: {error}") from error
-        self._socket = connection
+        while self._socket is None:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                connection.settimeout(timeout_seconds)
+                connection.connect(str(self.path))
+                self._socket = connection
+            except OSError as error:
+                connection.close()
+                # QEMU's socket can be seen a moment before QEMU listens on it.
+                if not isinstance(error, ConnectionRefusedError) or time.monotonic() + _AGAIN_SECONDS > deadline:
+                    raise RunnerLost(f"{self.path}: {error}") from error
+                time.sleep(_AGAIN_SECONDS)
         self.hello = self.call("hello", deadline - time.monotonic())
         if self.hello.get("version") != PROTOCOL_VERSION:
             raise RunnerError(
