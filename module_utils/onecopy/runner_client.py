@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 PROTOCOL_VERSION = 1
+_AGAIN_SECONDS = 0.05
+_LISTEN_SECONDS = 1.0
 
 
 class RunnerLost(Exception):
@@ -27,9 +29,6 @@ class RunnerError(Exception):
         super().__init__(f"{reason}: {message}")
         self.reason = reason
         self.message = message
-
-
-_AGAIN_SECONDS = 0.05
 
 
 class RunnerClient:
@@ -51,11 +50,7 @@ class RunnerClient:
         deadline = time.monotonic() + timeout_seconds
         self.close()
         while self._socket is None:
-            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                connection.settimeout(timeout_seconds)
-                connection.connect(str(self.path))
-                self._socket = connection
+            self._socket = _connected(self.path, timeout_seconds)
             except OSError as error:
                 connection.close()
                 # QEMU's socket can be seen a moment before QEMU listens on it.
@@ -115,6 +110,23 @@ class RunnerClient:
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
+
+
+def _connected(path: Path, timeout_seconds: float) -> socket.socket:
+    refused_until = time.monotonic() + min(timeout_seconds, _LISTEN_SECONDS)
+    while True:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(timeout_seconds)
+            connection.connect(str(path))
+        except OSError as error:
+            connection.close()
+            # A server's socket is there a moment before it listens.
+            if isinstance(error, ConnectionRefusedError) and time.monotonic() < refused_until:
+                time.sleep(0.01)
+                continue
+            raise RunnerLost(f"{path}: {error}") from error
+        return connection
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
