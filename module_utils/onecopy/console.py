@@ -33,21 +33,28 @@ def connect(path: str, source: int, sink: int) -> str:
     """Carry bytes both ways until somebody leaves; return who did. Raises OSError when nobody listens at ``path``."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as guest:
         guest.connect(path)
-        size = shutil.get_terminal_size()
-        # The guest's console cannot know how big this terminal is; the line also brings a first prompt.
-        guest.sendall(f" stty rows {size.lines} columns {size.columns}\n".encode())
-        while True:
-            ready, _, _ = select.select([source, guest.fileno()], [], [])
-            if guest.fileno() in ready:
-                data = guest.recv(65536)
-                if not data:
-                    return "the guest has gone"
-                os.write(sink, data)
-            if source in ready:
-                data = os.read(source, 65536)
-                if not data or LEAVE in data:
-                    return "left"
-                guest.sendall(data)
+        try:
+            return _carry(guest, source, sink)
+        except (BrokenPipeError, ConnectionResetError):
+            return "the guest has gone"
+
+
+def _carry(guest: socket.socket, source: int, sink: int) -> str:
+    size = shutil.get_terminal_size()
+    # The guest's console cannot know how big this terminal is; the line also brings a first prompt.
+    guest.sendall(f" stty rows {size.lines} columns {size.columns}\n".encode())
+    while True:
+        ready, _, _ = select.select([source, guest.fileno()], [], [])
+        if guest.fileno() in ready:
+            data = guest.recv(65536)
+            if not data:
+                return "the guest has gone"
+            os.write(sink, data)
+        if source in ready:
+            data = os.read(source, 65536)
+            if not data or LEAVE in data:
+                return "left"
+            guest.sendall(data)
 
 
 def main() -> int:
@@ -60,7 +67,7 @@ def main() -> int:
         with raw_terminal(sys.stdin.fileno()):
             end = connect(sys.argv[1], sys.stdin.fileno(), sys.stdout.fileno())
     except OSError as error:
-        print(f"{sys.argv[1]}: {error.strerror}: is the guest running?", file=sys.stderr)
+        print(f"{sys.argv[1]}: {error.strerror or error}: is the guest running?", file=sys.stderr)
         return 1
     print(f"\n{end}")
     return 0

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 PROTOCOL_VERSION = 1
-_AGAIN_SECONDS = 0.05
-_LISTEN_SECONDS = 1.0
+_AGAIN_SECONDS = 0.02
+_LISTEN_SECONDS = 2.0  # a server that refuses for longer is dead
 
 
 class RunnerLost(Exception):
@@ -49,14 +49,7 @@ class RunnerClient:
         """
         deadline = time.monotonic() + timeout_seconds
         self.close()
-        while self._socket is None:
-            self._socket = _connected(self.path, timeout_seconds)
-            except OSError as error:
-                connection.close()
-                # QEMU's socket can be seen a moment before QEMU listens on it.
-                if not isinstance(error, ConnectionRefusedError) or time.monotonic() + _AGAIN_SECONDS > deadline:
-                    raise RunnerLost(f"{self.path}: {error}") from error
-                time.sleep(_AGAIN_SECONDS)
+        self._socket = _connected(self.path, timeout_seconds)
         self.hello = self.call("hello", deadline - time.monotonic())
         if self.hello.get("version") != PROTOCOL_VERSION:
             raise RunnerError(
@@ -121,9 +114,9 @@ def _connected(path: Path, timeout_seconds: float) -> socket.socket:
             connection.connect(str(path))
         except OSError as error:
             connection.close()
-            # A server's socket is there a moment before it listens.
+            # QEMU's socket can be seen a moment before QEMU listens on it.
             if isinstance(error, ConnectionRefusedError) and time.monotonic() < refused_until:
-                time.sleep(0.01)
+                time.sleep(_AGAIN_SECONDS)
                 continue
             raise RunnerLost(f"{path}: {error}") from error
         return connection

@@ -60,13 +60,13 @@ def test_a_guest_that_ends_is_told(tmp_path: Path) -> None:
 
 
 def test_a_guest_that_does_not_run_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["console.py", str(tmp_path / "none")])
     with open(os.devnull) as nothing:
         monkeypatch.setattr("sys.stdin", nothing)
         assert console.main() == 1
-    assert capsys.readouterr().err == f"{tmp_path / 'none'}: No such file or directory: is the guest running?\n"
+    assert capfd.readouterr().err == f"{tmp_path / 'none'}: No such file or directory: is the guest running?\n"
 
 
 def test_the_terminal_is_given_back_as_it_was() -> None:

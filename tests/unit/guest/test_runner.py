@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -35,7 +34,7 @@ def runner(tmp_path: Path) -> Iterator[RunnerClient]:
             yield client
             client.close()
         finally:
-            process.send_signal(signal.SIGTERM)
+            process.terminate()
 
 
 @pytest.fixture
@@ -202,6 +201,24 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
     FakeRunner(tmp_path / "s", lambda request: _line(request["id"], version=2))
     with pytest.raises(RunnerError, match="speaks version 2"):
         RunnerClient(tmp_path / "s").connect(5)
+
+
+def test_a_socket_that_does_not_listen_yet_is_waited_for(tmp_path: Path) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "s"))
+
+    def serve() -> None:
+        time.sleep(0.2)
+        listener.listen(1)
+        connection, _ = listener.accept()
+        with connection:
+            request = json.loads(connection.recv(4096))
+            connection.sendall(_line(request["id"], version=1))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    RunnerClient(tmp_path / "s").connect(10)
+    thread.join()
 
 
 def test_silence_and_hang_up_are_losses(tmp_path: Path) -> None:
