@@ -318,7 +318,7 @@ def _last_line(console: Path) -> str:
         lines = [line.strip() for line in console.read_text(errors="replace").splitlines() if line.strip()]
     except FileNotFoundError:
         return ""
-    telling = [line for line in lines if "panic" in line or "onecopy:" in line] or lines
+    telling = [line for line in lines if "Kernel panic" in line or "onecopy:" in line] or lines
     return f"console: {telling[-1][:200]}" if telling else ""
 
 
