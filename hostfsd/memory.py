@@ -27,8 +27,9 @@ class GuestMemory:
 
     def __init__(self, regions: list[Region]) -> None:
         self.regions = regions
-        # Nearly every buffer lies in the largest region.
-        self._likely = max(range(len(regions)), key=lambda index: regions[index].size) if regions else 0
+        # Nearly every buffer lies in the largest region: its view, and the guest addresses of its start and end.
+        largest = max(regions, key=lambda region: region.size, default=None)
+        self.likely = (largest.view, largest.guest, largest.guest + largest.size) if largest else (memoryview(b""), 0, 0)
 
     @classmethod
     def from_message(
@@ -60,11 +61,6 @@ class GuestMemory:
 
     def slices(self, address: int, length: int) -> list[memoryview]:
         """Return writable views of a guest physical range; adjacent regions join. Raises BadAddress."""
-        if self.regions:
-            region = self.regions[self._likely]
-            start = address - region.guest
-            if start >= 0 and start + length <= region.size:
-                return [region.view[start : start + length]]
         found = []
         while length:
             for region in self.regions:

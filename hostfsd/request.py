@@ -65,7 +65,10 @@ class Request:
 
     def data_space(self, size: int) -> list[memoryview]:
         """Return at most `size` bytes of the space behind the answer's header."""
-        return _clip(_skip(self.space, fuse.OUT_HEADER.size), size)
+        space = self.space
+        if len(space) == 2 and len(space[0]) == fuse.OUT_HEADER.size and len(space[1]) <= size:
+            return [space[1]]
+        return _clip(_skip(space, fuse.OUT_HEADER.size), size)
 
     def answer_placed(self, size: int) -> int:
         """Answer with `size` bytes that are in place already."""
@@ -76,9 +79,9 @@ class Request:
             part = header[position : position + len(view)]
             view[: len(part)] = part
             position += len(part)
-            if position >= len(header):
-                break
-        return total
+            if position == len(header):
+                return total
+        return 0
 
 
 def _head(views: list[memoryview], size: int) -> bytes:

@@ -3,14 +3,12 @@
 Everything in the rings is the guest's and may change at any time: each field is read once and checked before use.
 """
 
-import struct
 import threading
 
 from hostfsd.memory import BadAddress, GuestMemory
 from hostfsd.vhost_user import ProtocolError
 
 MAX_SIZE = 1024
-_DESC = struct.Struct("<QIHH")
 _NEXT, _WRITE, _INDIRECT = 1, 2, 4
 _NO_INTERRUPT = 1
 
@@ -40,8 +38,8 @@ class Virtqueue:
             raise ProtocolError(f"queue size {size} is no power of two up to {MAX_SIZE}")
         descriptors, used, available = addresses
         self.memory, self.size, self.mask = memory, size, size - 1
-        self._descriptors = memory.at_user_address(descriptors, 16 * size)
-        # Casts give whole 16- and 32-bit stores: the guest must never see half an index.
+        # Casts give whole loads and stores: neither side must ever see half an index.
+        self._descriptors = memory.at_user_address(descriptors, 16 * size).cast("Q")
         self._available = memory.at_user_address(available, 6 + 2 * size).cast("H")
         used_ring = memory.at_user_address(used, 6 + 8 * size)
         self._used_header = used_ring[:4].cast("H")
@@ -79,32 +77,38 @@ class Virtqueue:
     def chain(self, head: int) -> Chain:
         """Walk a chain. Raises BadChain."""
         chain = Chain(head)
-        table: memoryview | bytes = self._descriptors
-        index, count = head, self.size
-        slices, writable = self.memory.slices, chain.writable
-        try:
-            for _ in range(MAX_SIZE):
-                if index >= count:
-                    raise BadChain("descriptor out of the table")
-                address, length, flags, following = _DESC.unpack_from(table, 16 * index)
+        readable, writable = chain.readable, chain.writable
+        table, index, count = self._descriptors, head, self.size
+        memory = self.memory
+        view, base, end = memory.likely
+        for _ in range(MAX_SIZE):
+            if index >= count:
+                raise BadChain("descriptor out of the table")
+            address, rest = table[2 * index], table[2 * index + 1]
+            length, flags = rest & 0xFFFFFFFF, rest >> 32 & 0xFFFF
+            try:
                 if flags & _INDIRECT:
                     if table is not self._descriptors or flags & _NEXT or not length or length % 16:
                         raise BadChain("bad indirect table")
                     # Copied once, so that the walk sees one version of it.
-                    table = b"".join(slices(address, min(length, 16 * MAX_SIZE)))
-                    index, count = 0, len(table) // 16
+                    copy = b"".join(memory.slices(address, min(length, 16 * MAX_SIZE)))
+                    table, index, count = memoryview(copy).cast("Q"), 0, len(copy) // 16
                     continue
                 if flags & _WRITE:
-                    writable += slices(address, length)
+                    target = writable
                 elif writable:
                     raise BadChain("readable descriptor after a writable one")
                 else:
-                    chain.readable += slices(address, length)
-                if not flags & _NEXT:
-                    return chain
-                index = following
-        except BadAddress as error:
-            raise BadChain(str(error)) from None
+                    target = readable
+                if base <= address and address + length <= end:
+                    target.append(view[address - base : address - base + length])
+                else:
+                    target += memory.slices(address, length)
+            except BadAddress as error:
+                raise BadChain(str(error)) from None
+            if not flags & _NEXT:
+                return chain
+            index = rest >> 48
         raise BadChain("a loop of descriptors")
 
     def complete(self, head: int, written: int) -> None:
