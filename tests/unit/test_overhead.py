@@ -1,0 +1,35 @@
+"""A trial's own overhead, by kind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.onecopy import overhead
+
+
+def record(kind: str, seconds: float, status: str = "ok") -> dict[str, Any]:
+    return {"kind": kind, "accelerator": "tcg", "status": status, "phases": {"overhead": seconds, "workload": 9.0}}
+
+
+RECORDS = [record("timed", 0.1), record("timed", 0.3), record("timed", 9.0, "failed"), record("residency", 2.0)]
+
+
+def test_only_trials_that_count_are_counted() -> None:
+    residency, timed = overhead.by_kind(RECORDS)
+    assert (timed["n"], timed["median_seconds"], timed["max_seconds"], timed["is_within"]) == (2, 0.2, 0.3, True)
+    assert (residency["n"], residency["is_within"]) == (1, False)
+    assert "EXCEEDED" in overhead.lines([residency])[0]
+    assert "limit 1.5 s: kept" in overhead.lines([timed])[0]
+
+
+def test_the_newest_run_is_read(run_module: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    assert run_module("trial_overhead_info", reports_directory=str(tmp_path))["kinds"] == []
+    results = tmp_path / "smoke/20260101T000000Z/results.jsonl"
+    results.parent.mkdir(parents=True)
+    results.write_text("".join(json.dumps(each) + "\n" for each in RECORDS))
+    found = run_module("trial_overhead_info", reports_directory=str(tmp_path))
+    assert found["results"] == str(results)
+    assert [kind["kind"] for kind in found["kinds"]] == ["residency", "timed"]
