@@ -11,7 +11,13 @@ from ansible.module_utils.onecopy import overhead
 
 
 def record(kind: str, seconds: float, status: str = "ok") -> dict[str, Any]:
-    return {"kind": kind, "accelerator": "tcg", "status": status, "phases": {"overhead": seconds, "workload": 9.0}}
+    return {
+        "id": "0",
+        "kind": kind,
+        "accelerator": "tcg",
+        "status": status,
+        "phases": {"overhead": seconds, "workload": 9.0},
+    }
 
 
 RECORDS = [record("timed", 0.1), record("timed", 0.3), record("timed", 9.0, "failed"), record("residency", 2.0)]
