@@ -38,7 +38,7 @@ class Inode(Descriptor):
     __slots__ = ("key", "kind", "lookups", "mapped", "node", "opens")
 
     def __init__(self, fd: int, node: int, status: os.stat_result) -> None:
-        super().__init__(fd)
+        self.fd = fd
         self.node = node
         self.key = (status.st_dev, status.st_ino)
         self.kind = stat.S_IFMT(status.st_mode)
