@@ -74,7 +74,7 @@ def _end(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_role(scenario: str, molecule: Molecule) -> None:
-    done = molecule("test", scenario, "--destroy=never")
+    done = molecule("test", scenario)
     assert done.returncode == 0, _end(done)
 
 
