@@ -29,7 +29,9 @@ class GuestMemory:
         self.regions = regions
         # Nearly every buffer lies in the largest region: its view, and the guest addresses of its start and end.
         largest = max(regions, key=lambda region: region.size, default=None)
-        self.likely = (largest.view, largest.guest, largest.guest + largest.size) if largest else (memoryview(b""), 0, 0)
+        self.likely = (
+            (largest.view, largest.guest, largest.guest + largest.size) if largest else (memoryview(b""), 0, 0)
+        )
 
     @classmethod
     def from_message(
