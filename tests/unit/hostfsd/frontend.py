@@ -151,14 +151,14 @@ class Ring:
         words[self.available // 2 + 1] = self.next
         os.eventfd_write(self.kick, 1)
 
-    def wait(self, timeout: float = 10) -> tuple[int, int]:
-        """Return (head, written) of the next used chain."""
+    def wait(self, timeout: float = 60) -> tuple[int, int]:
+        """Return (head, written) of the next used chain. Raises TimeoutError with what the daemon's threads are doing."""
         ram = self.frontend.ram
         deadline = time.monotonic() + timeout
         while struct.unpack_from("<H", ram, self.used_ring + 2)[0] == self.used:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise TimeoutError(f"queue {self.index} got no answer")
+                raise TimeoutError(f"queue {self.index} got no answer; the daemon: {self.frontend.daemon_threads()}")
             if select.select([self.call], [], [], min(left, 0.05))[0]:
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(self.call)
@@ -187,6 +187,14 @@ class Frontend:
         self._backend, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._handshake(theirs)
         threading.Thread(target=self._serve_backend, daemon=True).start()
+
+    def daemon_threads(self) -> dict[str, str]:
+        """Return where each of the daemon's threads waits in the kernel."""
+        pid = struct.unpack("iII", self.control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        tasks = Path(f"/proc/{pid}/task")
+        return {
+            task.name: f"{(task / 'wchan').read_text()} {(task / 'syscall').read_text()}" for task in tasks.iterdir()
+        }
 
     # -- control messages
 

@@ -10,7 +10,6 @@ import random
 import socket
 import struct
 import time
-from pathlib import Path
 
 import pytest
 from frontend import GUEST_BASE, HEADER, QUEUE_SIZE, RAM, RING_AREA, USER_BASE, Daemon
@@ -113,14 +112,6 @@ def send(rng: random.Random, guest, ring, slot: int, payload: bytes, space: int)
         struct.pack_into("<HH", frontend.ram, at + 12, 1, rng.choice([slot * 8, QUEUE_SIZE, 0xFFFF]))
 
 
-def where(pid: int) -> dict[str, str]:
-    """What each thread of the daemon is doing in the kernel."""
-    tasks = Path(f"/proc/{pid}/task")
-    return {
-        task.name: f"{(task / 'comm').read_text().strip()} {(task / 'wchan').read_text()}" for task in tasks.iterdir()
-    }
-
-
 def test_messages(fs):
     rng = random.Random(SEED)
     fill(fs.shared)
@@ -133,12 +124,7 @@ def test_messages(fs):
             payload, space, _ends = message(rng)
             send(rng, guest, ring, slot, payload, space)
         for _ in range(BATCH):
-            try:
-                ring.wait(60)
-            except TimeoutError:
-                threads = where(fs.daemon.process.pid)
-                fs.daemon.process.kill()
-                pytest.fail(f"queue {ring.index} hangs after {sent} messages: {threads}; {fs.daemon.end()[1][-2000:]}")
+            ring.wait()
         sent += BATCH
         if sent % 4096 < BATCH:
             stats = fs.daemon.stats()
