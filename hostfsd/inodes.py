@@ -29,7 +29,8 @@ class Descriptor:
         self.fd = fd
 
     def __del__(self) -> None:
-        os.close(self.fd)
+        if (fd := getattr(self, "fd", -1)) >= 0:  # a constructor that failed to open one leaves none
+            os.close(fd)
 
 
 class Inode(Descriptor):
