@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def follow(events: Iterator[Callable[[subprocess.Popen[str]], None]]) -> int:
         try:
             assert process.stdout is not None
             for line in process.stdout:
-                print(line, end="")
+                print("  " + line, end="", flush=True)
                 if f"/{TRIALS} " in line:
                     next(events, lambda _: None)(process)
             return process.wait()
@@ -58,19 +59,17 @@ def stored() -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def broken_off() -> dict[str, Any]:
+def broken_off(shown: Callable[[], AbstractContextManager[None]]) -> dict[str, Any]:
     """A guest is killed, later the controller's whole session, then the same command once more."""
-    code = follow(
-        iter(
-            (
-                lambda _: kill_first("qemu-system-x86_64", "guest=onecopy-"),
-                lambda _: None,
-                lambda process: os.killpg(process.pid, signal.SIGKILL),
-            )
-        )
+    kills = (
+        lambda _: kill_first("qemu-system-x86_64", "guest=onecopy-"),
+        lambda _: None,
+        lambda process: os.killpg(process.pid, signal.SIGKILL),
     )
-    before = stored()
-    return {"first_code": code, "before": before, "second_code": follow(iter(())), "after": stored()}
+    with shown():
+        code = follow(iter(kills))
+        before = stored()
+        return {"first_code": code, "before": before, "second_code": follow(iter(())), "after": stored()}
 
 
 def test_the_controller_was_killed_in_the_middle(broken_off: dict[str, Any]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +37,12 @@ def onecopy(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def smoke(request: pytest.FixtureRequest) -> Run:
+def smoke(shown: Callable[[], AbstractContextManager[None]]) -> Run:
     """One run of experiments/smoke.yml, its lines shown as they come."""
-    capture = request.config.pluginmanager.getplugin("capturemanager")
     argv = [PROJECT / "onecopy", "run", "smoke", "-e", "experiment_new_run_enabled=true"]
     lines = []
     with (
-        capture.global_and_fixture_disabled(),
+        shown(),
         subprocess.Popen(argv, cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process,
     ):
         assert process.stdout is not None
