@@ -16,7 +16,14 @@ from typing import Any
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-RUN = [str(PROJECT / "onecopy"), "run", str(Path(__file__).parent / "data/tiny.yml")]
+# Slices of one trial, so that a line is printed while its guest still runs.
+RUN = [
+    str(PROJECT / "onecopy"),
+    "run",
+    str(Path(__file__).parent / "data/tiny.yml"),
+    "-e",
+    "experiment_slice_seconds=1",
+]
 TRIALS = 12
 # Longer than the run needs here: a hang must fail the test, not stop it.
 DEADLINE_SECONDS = 900.0
@@ -49,6 +56,9 @@ def follow(events: Iterator[Callable[[subprocess.Popen[str]], None]]) -> int:
                 if f"/{TRIALS} " in line:
                     next(events, lambda _: None)(process)
             return process.wait()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
         finally:
             guard.cancel()
 
