@@ -182,6 +182,8 @@ def test_a_truncation_on_the_host_is_unmapped_at_once(mapped):
     """Pages beyond the end would kill QEMU: the watcher replaces them before anybody asks."""
     os.truncate(mapped.path, 100)
     until(lambda: mapped.daemon.stats()["window"]["mapped_bytes"] == 0)
+    # Between taking the old pieces away and mapping the new tail, nothing is there to be read.
+    until(lambda: mapped.daemon.stats()["window"]["maps_live"] == 1)
     until(lambda: mapped.window.read(0, 100) == mapped.data[:100])
     mapped.window.write(5000, b"nobody hears this")
     assert mapped.guest.getattr(mapped.node).size == 100
