@@ -225,20 +225,12 @@ def _guest(spec: BootSpec, system: System, paths: HostPaths, scratch: Path | Non
             pmem = qemu.Pmem(image, image.stat().st_size if image.exists() else 0)
         else:
             disks.append(qemu.Disk("data", image, _DATA_SLOT, **tuning))
-    elif system.path == "virtiofs":
+    else:
         # QEMU's own device carries at most 1,024 entries; more than one request queue needs a guest with as many vCPUs.
         share = qemu.Share(
             directory(spec.name) / "share.sock",
             TAG,
-            "vhost-user-fs",
-            _int(options, "queues", 1),
-            _int(options, "queue_size", 128),
-        )
-    else:
-        share = qemu.Share(
-            directory(spec.name) / "share.sock",
-            TAG,
-            "vhost-user-test-device",
+            "vhost-user-fs" if system.path == "virtiofs" else "vhost-user-test-device",
             _int(options, "queues", 1),
             _int(options, "queue_size", 128),
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .audit_processes import PROC, Mapping, OpenFile, mappings
+from .ledger import read_meminfo
 
 _KSM: Final = Path("/sys/kernel/mm/ksm")
 _THP: Final = Path("/sys/kernel/mm/transparent_hugepage")
@@ -23,11 +24,6 @@ _KSM_COUNTERS: Final = (
 )
 
 
-def meminfo_bytes(text: str) -> dict[str, int]:
-    """Parse /proc/meminfo; counts without a unit (HugePages_*) are left out."""
-    return {found[1]: int(found[2]) * 1024 for found in re.finditer(r"^(\S+):\s+(\d+) kB$", text, re.MULTILINE)}
-
-
 def chosen(text: str) -> str | None:
     """``always [madvise] never`` → madvise."""
     found = re.search(r"\[(\S+)\]", text)
@@ -36,7 +32,7 @@ def chosen(text: str) -> str | None:
 
 def memory() -> dict[str, int]:
     """Total, free, available and cached memory of this host, in bytes."""
-    found = meminfo_bytes((PROC / "meminfo").read_text(encoding="ascii"))
+    found = read_meminfo((PROC / "meminfo").read_text(encoding="ascii"))
     names = {
         "MemTotal": "total",
         "MemFree": "free",

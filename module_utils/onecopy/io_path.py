@@ -114,22 +114,24 @@ def amplification(change: Mapping[str, Mapping[str, float]], wanted_bytes: int) 
 
 
 def process_counters(pid: int, proc: Path = Path("/proc")) -> dict[str, float]:
-    """System calls, bytes, faults and CPU seconds of a process, the latter by kind of thread too (``cpu_seconds_vcpu``, …)."""
+    """What process_totals has, and the CPU seconds by kind of thread too (``cpu_seconds_vcpu``, …)."""
+    totals = process_totals(pid, proc)
+    threads = _thread_seconds(proc / str(pid), pid)
+    # Pool threads come and go: what is not a living thread's is theirs.
+    threads["worker"] = threads.get("worker", 0.0) + max(0.0, totals["cpu_seconds"] - sum(threads.values()))
+    return totals | {f"cpu_seconds_{kind}": seconds for kind, seconds in sorted(threads.items())}
+
+
+def process_totals(pid: int, proc: Path = Path("/proc")) -> dict[str, float]:
+    """System calls, bytes, faults and CPU seconds of a process so far."""
     directory = proc / str(pid)
     io = dict(line.split(": ") for line in (directory / "io").read_text("ascii").splitlines())
     counters: dict[str, float] = {ours: int(io[theirs]) for theirs, ours in _PROCESS_IO.items()}
     # The second field is the command in parentheses, and may hold spaces.
     fields = (directory / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     counters["minor_faults"], counters["major_faults"] = int(fields[7]), int(fields[9])
-    total = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    threads = _thread_seconds(directory, pid)
-    # Pool threads come and go: what is not a living thread's is theirs.
-    threads["worker"] = threads.get("worker", 0.0) + max(0.0, total - sum(threads.values()))
-    return (
-        counters
-        | {"cpu_seconds": total}
-        | {f"cpu_seconds_{kind}": seconds for kind, seconds in sorted(threads.items())}
-    )
+    counters["cpu_seconds"] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return counters
 
 
 def thread_kind(name: str, is_main: bool) -> str:

@@ -138,7 +138,7 @@ def guest_parts(guest: Guest, proc: Path = Path("/proc")) -> dict[str, int]:
     """
     directory = proc / str(guest.qemu_pid)
     anonymous = resident(directory)["RssAnon"]
-    memory = _memfd_bytes(directory)
+    memory = memfd_bytes(directory)
     if memory is None:
         memory = largest_anonymous((directory / "smaps").read_text("utf-8", "replace"))
         # Private memory is part of QEMU's anonymous memory.
@@ -161,6 +161,22 @@ def resident(process: Path) -> dict[str, int]:
         for word in words
         if word and word[0] in ("RssAnon:", "RssFile:", "RssShmem:")
     }
+
+
+def memfd_bytes(process: Path) -> tuple[int, int] | None:
+    """Size and allocated bytes of the memfds that a QEMU keeps guest memory in; None where it keeps none."""
+    found: dict[int, tuple[int, int]] = {}
+    for name in os.listdir(process / "fd"):
+        path = process / "fd" / name
+        try:
+            if os.readlink(path).startswith("/memfd:memory-backend"):
+                status = os.stat(path)
+                found[status.st_ino] = (status.st_size, status.st_blocks * 512)
+        except FileNotFoundError:
+            continue
+    if not found:
+        return None
+    return sum(size for size, _ in found.values()), sum(backed for _, backed in found.values())
 
 
 def largest_anonymous(smaps: str) -> tuple[int, int]:
@@ -209,19 +225,3 @@ def _merged(taken: Snapshot) -> int:
 
 def _sum(parties: Sequence[Mapping[str, int]], name: str) -> int:
     return sum(party[name] for party in parties)
-
-
-def _memfd_bytes(process: Path) -> tuple[int, int] | None:
-    """Size and allocated bytes of the memfds that a QEMU keeps guest memory in; None where it keeps none."""
-    found: dict[int, tuple[int, int]] = {}
-    for name in os.listdir(process / "fd"):
-        path = process / "fd" / name
-        try:
-            if os.readlink(path).startswith("/memfd:memory-backend"):
-                status = os.stat(path)
-                found[status.st_ino] = (status.st_size, status.st_blocks * 512)
-        except FileNotFoundError:
-            continue
-    if not found:
-        return None
-    return sum(size for size, _ in found.values()), sum(backed for _, backed in found.values())

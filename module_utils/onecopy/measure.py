@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from .host_data import PARTS, READ_PARTS, DataSet, HostData
+from .io_path import difference, process_totals
+from .ledger import memfd_bytes, read_meminfo, resident
 from .testbed import Boot
 from .workloads import Workload
 
 _CALL_SECONDS: Final = 60.0
-_IO_NAMES: Final = {
-    "rchar": "read_call_bytes",
-    "wchar": "write_call_bytes",
-    "syscr": "read_calls",
-    "syscw": "write_calls",
-    "read_bytes": "storage_read_bytes",
-    "write_bytes": "storage_write_bytes",
-}
 _HOST_MEMORY: Final = (
     "MemTotal",
     "MemFree",
@@ -91,7 +84,7 @@ class Sample:
         for party, pid in (("qemu", boot.qemu_pid), ("daemon", boot.daemon_pid)):
             if pid is not None:
                 self.memory[party] = process_memory(pid)
-                self.counters[party] = process_counters(pid)
+                self.counters[party] = process_totals(pid)
 
 
 def ledger(before: Sample, after: Sample) -> dict[str, Any]:
@@ -105,15 +98,7 @@ def ledger(before: Sample, after: Sample) -> dict[str, Any]:
 
 def io_path(before: Sample, after: Sample) -> dict[str, Any]:
     """What crossed each layer during the workload: the change of every counter."""
-    return {
-        party: {
-            name: value - before.counters[party][name]
-            for name, value in counters.items()
-            if name in before.counters[party]
-        }
-        for party, counters in after.counters.items()
-        if party in before.counters
-    }
+    return difference(before.counters, after.counters)
 
 
 def disturbed(before: Sample, after: Sample) -> str | None:
@@ -135,52 +120,15 @@ def host_disturbances(text: str | None = None) -> dict[str, int]:
 def host_memory(text: str | None = None) -> dict[str, int]:
     """The lines of /proc/meminfo that the ledger needs, in bytes."""
     text = Path("/proc/meminfo").read_text(encoding="ascii") if text is None else text
-    words = (line.split() for line in text.splitlines())
-    found = {word[0].rstrip(":"): int(word[1]) * 1024 for word in words if word[2:] == ["kB"]}
+    found = read_meminfo(text)
     return {name: found[name] for name in _HOST_MEMORY if name in found}
 
 
 def process_memory(pid: int) -> dict[str, int]:
-    """Anonymous, file and shared resident bytes of a process, and what is really backed of the guest memory that it holds as a memfd.
-
-    Not Rss: that counts pages of DAX windows, and shared memory in every process that maps it.
-    """
-    found = {}
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines():
-        name, _, value = line.partition(":")
-        if name in ("RssAnon", "RssFile", "RssShmem"):
-            found[name] = int(value.split()[0]) * 1024
-    backed = _memfd_bytes(pid)
-    return found | ({"guest_memory_backed": backed} if backed is not None else {})
-
-
-def process_counters(pid: int) -> dict[str, float]:
-    """System calls, bytes and CPU seconds of a process so far."""
-    io = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text(encoding="ascii").splitlines())
-    counters: dict[str, float] = {ours: int(io[theirs]) for theirs, ours in _IO_NAMES.items()}
-    # The second field is the command in parentheses, and may hold spaces.
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-    per_second = os.sysconf("SC_CLK_TCK")
-    faults_minor, faults_major, user, system = (int(fields[index]) for index in (7, 9, 11, 12))
-    return counters | {
-        "cpu_seconds": (user + system) / per_second,
-        "minor_faults": faults_minor,
-        "major_faults": faults_major,
-    }
-
-
-def _memfd_bytes(pid: int) -> int | None:
-    directory = f"/proc/{pid}/fd"
-    backed: dict[int, int] = {}
-    for name in os.listdir(directory):
-        path = f"{directory}/{name}"
-        try:
-            if os.readlink(path).startswith("/memfd:memory-backend"):
-                status = os.stat(path)
-                backed[status.st_ino] = status.st_blocks * 512
-        except FileNotFoundError:
-            continue
-    return sum(backed.values()) if backed else None
+    """Anonymous, file and shared resident bytes of a process, and what is really backed of the guest memory that it holds as a memfd."""
+    process = Path(f"/proc/{pid}")
+    memfds = memfd_bytes(process)
+    return resident(process) | ({"guest_memory_backed": memfds[1]} if memfds else {})
 
 
 def _flat_guest(counters: Mapping[str, Any]) -> dict[str, float]:

@@ -58,10 +58,8 @@ class SocketChannel:
 
     def __init__(self, path: str) -> None:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # Renamed when it listens: whoever sees the path can connect.
-        self._listener.bind(f"{path}.new")
+        self._listener.bind(path)
         self._listener.listen(1)
-        os.rename(f"{path}.new", path)
         self._connection: socket.socket | None = None
 
     def fileno(self) -> int:

@@ -108,9 +108,9 @@ def test_memory_of_a_process_tells_guest_memory_that_is_backed() -> None:
 
 
 def test_counters_of_a_process_grow_by_what_it_reads(share: Path) -> None:
-    before = measure.process_counters(os.getpid())
+    before = measure.process_totals(os.getpid())
     (share / "a/large/0").read_bytes()
-    after = measure.process_counters(os.getpid())
+    after = measure.process_totals(os.getpid())
     assert after["read_call_bytes"] - before["read_call_bytes"] >= 10 * PAGE
     assert after["read_calls"] > before["read_calls"]
 

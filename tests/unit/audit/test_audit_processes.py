@@ -119,4 +119,4 @@ def test_small_unmapped_files_are_outside_the_window() -> None:
 
 def test_thp_choice_and_meminfo() -> None:
     assert audit_host.chosen("always [madvise] never") == "madvise"
-    assert audit_host.meminfo_bytes("MemTotal:       16 kB\nHugePages_Total:   3\n") == {"MemTotal": 16384}
+    assert audit_host.read_meminfo("MemTotal:       16 kB\nHugePages_Total:   3\n") == {"MemTotal": 16384}
