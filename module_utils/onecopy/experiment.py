@@ -12,6 +12,7 @@ from typing import Any, Final
 import jsonschema
 import yaml
 
+from .probes import PROBES
 from .systems import SYSTEMS
 from .workloads import WORKLOADS, Workload, parse
 
@@ -120,6 +121,17 @@ def labelled_systems(experiment: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def labelled_probes(experiment: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """``probes`` in its long form: ``probe``, ``label`` (the probe's name where none is given), ``parameters`` with defaults filled in."""
+    found = []
+    for entry in experiment.get("probes", []):
+        given = {"probe": entry} if isinstance(entry, str) else dict(entry)
+        name = given.pop("probe")
+        label = given.pop("label", name)
+        found.append({"probe": name, "label": label, "parameters": {**PROBES[name].parameters, **given}})
+    return found
+
+
 def _check_meaning(experiment: Mapping[str, Any], name: str) -> None:
     for key, required in _REQUIRED_INSIDE.items():
         for inner in required:
@@ -127,6 +139,7 @@ def _check_meaning(experiment: Mapping[str, Any], name: str) -> None:
                 raise ExperimentError(f"{name}: {key}: key {inner!r} is missing")
     _check_systems(experiment, name)
     used = _check_workloads(experiment, name)
+    _check_probes(experiment, name)
     _check_sizes(experiment, used, name)
 
 
@@ -161,8 +174,8 @@ def _check_workloads(experiment: Mapping[str, Any], name: str) -> list[Workload]
                     f"{name}: {key}[{position}]: unknown workload {workload!r}{_meant(workload, table)}"
                 )
     residency, timed = experiment.get("residency", []), experiment.get("timed", [])
-    if not residency and not timed:
-        raise ExperimentError(f"{name}: residency and timed name no workload: nothing to do: name at least one")
+    if not residency and not timed and not experiment.get("probes"):
+        raise ExperimentError(f"{name}: residency, timed and probes name nothing to do: name at least one")
     for position, workload in enumerate(residency):
         if not table[workload].reads.full:
             full = ", ".join(sorted(known for known in table if table[known].reads.full))
@@ -179,6 +192,31 @@ def _check_workloads(experiment: Mapping[str, Any], name: str) -> list[Workload]
             f"{name}: guest_warm_only: guest_cache has no warm state: add it or take guest_warm_only away"
         )
     return [table[workload] for workload in {*residency, *timed}]
+
+
+def _check_probes(experiment: Mapping[str, Any], name: str) -> None:
+    for position, entry in enumerate(experiment.get("probes", [])):
+        place = f"{name}: probes[{position}]"
+        given = {"probe": entry} if isinstance(entry, str) else entry
+        if given["probe"] not in PROBES:
+            raise ExperimentError(f"{place}: unknown probe {given['probe']!r}{_meant(given['probe'], PROBES)}")
+        defaults = PROBES[given["probe"]].parameters
+        for key, value in given.items():
+            if key in ("probe", "label"):
+                continue
+            if key not in defaults:
+                raise ExperimentError(f"{place}: unknown parameter {key!r}{_meant(key, defaults)}")
+            kinds = (int, float) if isinstance(defaults[key], float) else (type(defaults[key]),)
+            if type(value) not in kinds:  # a bool is an int to isinstance
+                raise ExperimentError(f"{place}.{key}: must be {kinds[-1].__name__}, not {value!r}")
+    labels = [probe["label"] for probe in labelled_probes(experiment)]
+    taken = {*experiment.get("residency", []), *experiment.get("timed", [])}
+    for position, label in enumerate(labels):
+        if label in taken:
+            raise ExperimentError(
+                f"{name}: probes[{position}]: label {label!r} is taken: give it another with {{probe: NAME, label: TEXT}}"
+            )
+        taken.add(label)
 
 
 def _check_sizes(experiment: Mapping[str, Any], used: Iterable[Workload], name: str) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypedDict
 
-from .experiment import digest, for_accelerator, labelled_systems, workloads
+from .experiment import digest, for_accelerator, labelled_probes, labelled_systems, workloads
+from .probes import PROBES, why_unsuitable
 from .systems import SYSTEMS, System
 
 SCHEMA: Final = 1
@@ -88,7 +89,7 @@ def make_plan(experiment: Mapping[str, Any], capabilities: Mapping[str, Any]) ->
     if not trials:
         reasons = sorted({item["reason"] for item in (*unsupported, *excluded)})
         raise NoTrialsError(f"{experiment['name']}: no trial is left to run here: {'; '.join(reasons)}")
-    used = sorted({trial["workload"] for trial in trials})
+    used = sorted({trial["workload"] for trial in trials if trial["kind"] != "probe"})
     plan = {
         "schema": SCHEMA,
         "experiment": experiment["name"],
@@ -105,6 +106,11 @@ def make_plan(experiment: Mapping[str, Any], capabilities: Mapping[str, Any]) ->
         "excluded": excluded,
         "unsupported": unsupported,
     }
+    if experiment.get("probes"):
+        plan["probes"] = {
+            entry["label"]: {"probe": entry["probe"], "parameters": entry["parameters"]}
+            for entry in labelled_probes(effective)
+        }
     return plan | {"estimate_seconds": estimate(plan)}
 
 
@@ -122,6 +128,9 @@ def estimate(plan: Mapping[str, Any], done: frozenset[str] = frozenset()) -> flo
     seconds = 0.0
     for trial in left:
         cost = _cost(plan, trial)
+        if trial["kind"] == "probe":
+            seconds += PROBES[plan["probes"][trial["workload"]]["probe"]].seconds
+            continue
         reads = 2 if trial["guest_cache"] == "warm" else 1
         seconds += cost.trial + files * cost.reach_per_file + reads * _run_seconds(cost, table[trial["workload"]])
     boots = {trial["block"]: trial for trial in left}
@@ -186,6 +195,18 @@ def _combinations(
                 {"system": entry["system"], "guests": 0 if guest == "none" else 1, "kind": kind, "workload": workload}
                 | {"host_cache": host, "guest_cache": guest}
             )
+    for probe in labelled_probes(experiment):
+        why_not = why_unsuitable(PROBES[probe["probe"]], system, probe["parameters"])
+        if why_not:
+            impossible.append(
+                _state(entry, "cold", "cold") | {"workload": probe["label"], "reason": why_not, "trials": 1}
+            )
+            continue
+        # A probe makes the states that it needs; it starts from a cold one.
+        possible.append(
+            {"system": entry["system"], "guests": 1, "kind": "probe", "workload": probe["label"]}
+            | {"host_cache": "cold", "guest_cache": "cold"}
+        )
     return possible, impossible
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from .plan import estimate
+
+# Metrics of a probe that fit a line.
+_SHOWN: Final = 3
 
 
 def trial_line(host: str, position: int, total: int, record: Mapping[str, Any], left_seconds: float | None) -> str:
     """What one trial found, or why it found nothing."""
     guest = "" if record["guest_cache"] == "none" else f", guest {record['guest_cache']}"
-    if record["status"] == "ok":
+    if record["status"] == "ok" and record["kind"] == "probe":
+        found = ", ".join(f"{name} {value:.4g}" for name, value in list(record["probe"]["metrics"].items())[:_SHOWN])
+    elif record["status"] == "ok":
         found = f"{record['result']['wall_seconds']:.2f} s"
         if "copies" in record:
             counted = record["copies"]["all"]
@@ -37,7 +42,7 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
     for item in plan["unsupported"]:
         lines.append(f"unsupported: {item['label']} ({item['trials']} trials): {item['reason']}")
     for item in plan["excluded"]:
-        state = f"host {item['host_cache']}, guest {item['guest_cache']}"
+        state = item.get("workload") or f"host {item['host_cache']}, guest {item['guest_cache']}"
         lines.append(f"not applicable: {item['label']} with {state} ({item['trials']} trials): {item['reason']}")
     return lines
 

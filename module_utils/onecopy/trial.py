@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from . import measure, state
 from .host_data import DataSet, HostData
+from .probes import PROBES, ProbeError, Scene
 from .runner_client import RunnerError, RunnerLost
 from .systems import SYSTEMS
 from .testbed import Boot
@@ -72,7 +73,7 @@ def run_trial(context: Context, trial: Mapping[str, Any], boot: Boot, data: Host
     phases = state.Phases(context.clock)
     fit = True
     try:
-        _measure(context, boot, data, record, phases)
+        (_probe if trial["kind"] == "probe" else _measure)(context, boot, data, record, phases)
         record["status"] = "ok"
     except _Outcome as outcome:
         record |= {"status": outcome.status, "reason": outcome.reason, "message": _one_line(outcome)}
@@ -83,6 +84,8 @@ def run_trial(context: Context, trial: Mapping[str, Any], boot: Boot, data: Host
             "message": _one_line(missed),
             "reached": dict(missed.reached),
         }
+    except ProbeError as error:
+        record |= {"status": "failed", "reason": "workload_failed", "message": _one_line(error)}
     except RunnerLost as lost:
         fit = False
         record |= {"status": "failed", "reason": "runner_lost", "message": _one_line(lost)}
@@ -103,7 +106,7 @@ def run_trial(context: Context, trial: Mapping[str, Any], boot: Boot, data: Host
             # What the host knows about a death says more than how the trial noticed it.
             record |= {"status": "failed", "reason": died[0], "message": _one_line(died[1])}
     total = context.clock() - started
-    phases.seconds["overhead"] = max(0.0, total - sum(phases.seconds.values()))
+    phases.seconds["probe" if trial["kind"] == "probe" else "overhead"] = max(0.0, total - sum(phases.seconds.values()))
     record["phases"] = phases.seconds
     return record, fit
 
@@ -173,12 +176,19 @@ def _measure(context: Context, boot: Boot, data: HostData, record: Record, phase
         raise _Outcome("invalid", "bytes_missed", missed)
 
 
+def _probe(context: Context, boot: Boot, data: HostData, record: Record, phases: state.Phases) -> None:
+    """Fill in a probe trial's ``record``; raises where it is not ok."""
+    probe = context.plan["probes"][record["workload"]]
+    scene = Scene(context, record, [boot], data, probe["parameters"], phases)
+    record["probe"] = PROBES[probe["probe"]].run(scene).as_dict()
+
+
 def _tidy_up(context: Context, trial: Mapping[str, Any], boot: Boot) -> bool:
     """Leave nothing of this trial to the next one; False when the boot no longer answers."""
     try:
         if trial["guest_cache"] != "none":
             boot.runner.call("release", _CALL_SECONDS)
-        if context.workloads[trial["workload"]].writes:
+        if trial["kind"] == "probe" or context.workloads[trial["workload"]].writes:
             boot.reset_scratch()
     except (RunnerLost, RunnerError):
         return False

@@ -91,7 +91,7 @@ BAD: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     (change("residency.0", "find"), "residency[0]: 'find' does not read every page of its part"),
     (change("residency.0", "random_read"), "residency[0]: 'random_read' does not read every page of its part"),
     (change("timed", ["cat", "cat"]), "timed: 'cat' is named twice"),
-    (lambda document: document.update(timed=[], residency=[]), "residency and timed name no workload"),
+    (lambda document: document.update(timed=[], residency=[]), "residency, timed and probes name nothing to do"),
     (
         change("guest_warm_only", ["write_fsync"]),
         "guest_warm_only[0]: 'write_fsync' is neither in residency nor in timed",

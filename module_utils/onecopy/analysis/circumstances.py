@@ -40,10 +40,10 @@ def gaps_section(run: Run, summary: Row) -> Section:
         blocks.append(Table(_STATE_COLUMNS, rows, "Systems that this host cannot run"))
     if run.plan["excluded"]:
         rows = [
-            text_row(entry["label"], entry["host_cache"], entry["guest_cache"], str(entry["trials"]), entry["reason"])
+            text_row(_what(entry), entry["host_cache"], entry["guest_cache"], str(entry["trials"]), entry["reason"])
             for entry in run.plan["excluded"]
         ]
-        blocks.append(Table(_STATE_COLUMNS, rows, "States that a system cannot have", folded=True))
+        blocks.append(Table(_STATE_COLUMNS, rows, "States and probes that a system cannot have", folded=True))
     bad = [record for record in run.records if record["status"] != "ok"]
     if bad:
         columns = [Column(title) for title in ("trial", "boot", "workload", "state", "status", "reason", "message")]
@@ -127,6 +127,11 @@ def method_section(run: Run) -> Section:
         "Not distinguishable: the interval contains 1, or the effect is smaller than the threshold stated beforehand.",
     )
     return Section("method", "How to read this", [Text(sentence) for sentence in sentences])
+
+
+def _what(entry: Row) -> str:
+    """Who cannot have what: the label, and the probe where it is one."""
+    return f"{entry['label']}: {entry['workload']}" if "workload" in entry else str(entry["label"])
 
 
 def _other_gaps(run: Run) -> str:

@@ -27,7 +27,7 @@ class Metric:
 
 
 def metric(name: str) -> Metric:
-    """The metric called ``name``: ``wall_seconds``, ``copies.PART``, or a counter of the I/O path of a timed trial.
+    """The metric called ``name``: ``wall_seconds``, ``copies.PART``, ``probe.METRIC``, or a counter of the I/O path of a timed trial.
 
     Raises ValueError for any other name.
     """
@@ -36,6 +36,11 @@ def metric(name: str) -> Metric:
     if name.startswith("copies."):
         part = name.removeprefix("copies.")
         return Metric(name, f"copies of part {part}", "residency", False, lambda record: page_copies(record, part))
+    if name.startswith("probe."):
+        path = ["probe", "metrics", name.removeprefix("probe.")]
+        return Metric(
+            name, path[-1].replace("_", " "), "probe", "seconds" in name, lambda record: _number(record, path)
+        )
     if name.startswith("io_path."):
         path = name.split(".")
         return Metric(
@@ -55,7 +60,7 @@ def metric(name: str) -> Metric:
             lambda record: _per_wanted_byte(record, counter),
         )
     raise ValueError(
-        f"unknown metric {name!r}: wall_seconds, copies.PART, io_path.LAYER.COUNTER, per_wanted_byte.LAYER.COUNTER"
+        f"unknown metric {name!r}: wall_seconds, copies.PART, probe.METRIC, io_path.LAYER.COUNTER, per_wanted_byte.LAYER.COUNTER"
     )
 
 

@@ -11,7 +11,7 @@ import jinja2
 from .circumstances import gaps_section, method_section, plan_section
 from .comparisons import DISTINGUISHABLE, NOT_DISTINGUISHABLE
 from .document import Document, Text, Tone
-from .results import TCG_BANNER, claims_section, copies_section, io_section, times_sections
+from .results import TCG_BANNER, claims_section, copies_section, io_section, probe_sections, times_sections
 from .stored_run import Run
 
 _AA_TONES: dict[str, Tone] = {NOT_DISTINGUISHABLE: "good", DISTINGUISHABLE: "bad"}
@@ -24,7 +24,8 @@ _TRUST = (
 
 def document(run: Run, summary: Mapping[str, Any]) -> Document:
     """Everything the report says, in order."""
-    sections = [copies_section(run, summary), claims_section(summary), *times_sections(run, summary)]
+    sections = [copies_section(run, summary)] if summary["copies"] or not summary.get("probes") else []
+    sections += [*probe_sections(run, summary), claims_section(summary), *times_sections(run, summary)]
     io_path = io_section(run, summary)
     sections += [io_path] if io_path else []
     sections += [gaps_section(run, summary), plan_section(run), method_section(run)]

@@ -40,6 +40,7 @@ def summarise(run: Run, claims: Mapping[str, Any]) -> dict[str, Any]:
             "copies": copies(run),
             "timings": timings(run),
             "io_path": io_path(run),
+            **({"probes": probes(run)} if run.plan.get("probes") else {}),
             "comparisons": against_baseline(run, claims["thresholds"]),
             "claims": judge(run, claims, outcome),
         }
@@ -118,6 +119,18 @@ def io_path(run: Run) -> list[dict[str, Any]]:
         row = dict(zip(_STATE, key, strict=True)) | {"layers": layers, "n": len(by_boot(records, lambda record: 1.0))}
         wanted = records[0]["result"].get("wanted_bytes")
         rows.append(row | {"wanted_bytes": wanted} if wanted else row)
+    return rows
+
+
+def probes(run: Run) -> list[dict[str, Any]]:
+    """Every metric of every probe: the median over boots and its interval."""
+    rows = []
+    for key, records in group(run.ok("probe"), ("host", "system", "label", "guests", "workload")).items():
+        host, system, label, guests, probe = key
+        for name in sorted({name for record in records for name in record["probe"]["metrics"]}):
+            estimate = statistics.estimate(by_boot(records, metric(f"probe.{name}").value), confidence=confidence(run))
+            row = {"host": host, "system": system, "label": label, "guests": guests, "probe": probe, "metric": name}
+            rows.append(row | {"value": estimate.value, **_limits(estimate)})
     return rows
 
 

@@ -1,0 +1,24 @@
+"""Questions to running guests that are no workload: one module per probe, each named in the table below.
+
+A new probe is a module with a function ``run(scene) -> Probed`` and one line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ..systems import System
+from . import idle_guest
+from .scene import Probe, Probed, ProbeError, Scene
+
+__all__ = ["PROBES", "Probe", "ProbeError", "Probed", "Scene", "why_unsuitable"]
+
+PROBES: Final[dict[str, Probe]] = {probe.name: probe for probe in (idle_guest.PROBE,)}
+
+
+def why_unsuitable(probe: Probe, system: System, parameters: Mapping[str, Any]) -> str | None:
+    """Why ``system`` cannot be probed so, or None."""
+    if system.path == "host":
+        return "there is no guest to look into"
+    return probe.unsuitable(system, parameters)
