@@ -11,7 +11,8 @@ import jinja2
 from .circumstances import gaps_section, method_section, plan_section
 from .comparisons import DISTINGUISHABLE, NOT_DISTINGUISHABLE
 from .document import Document, Text, Tone
-from .results import TCG_BANNER, claims_section, copies_section, io_section, probe_sections, times_sections
+from .probe_results import probe_sections
+from .results import TCG_BANNER, claims_section, copies_section, io_section, times_sections
 from .stored_run import Run
 
 _AA_TONES: dict[str, Tone] = {NOT_DISTINGUISHABLE: "good", DISTINGUISHABLE: "bad"}

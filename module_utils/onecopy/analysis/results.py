@@ -169,29 +169,6 @@ def io_section(run: Run, summary: Row) -> Section | None:
     return Section("io-path", "What crossed each layer", blocks)
 
 
-def probe_sections(run: Run, summary: Row) -> Iterator[Section]:
-    """One section per probe: a row per system and metric."""
-    rows = summary.get("probes", [])
-    for probe in dict.fromkeys(row["probe"] for row in rows):
-        found = [row for row in rows if row["probe"] == probe]
-        cells = [
-            text_row(
-                row_name(run, row),
-                row["metric"].replace("_", " "),
-                _count(row["value"]),
-                _limits(row, "{:.4g}"),
-                str(row["n"]),
-            )
-            for row in found
-        ]
-        columns = [Column("system"), Column("metric"), Column("median", align="right")]
-        columns += [Column("95 % interval", align="right"), Column("boots", align="right")]
-        blocks: list[Block] = [Table(columns, cells, "Medians over boots; units stand in the names")]
-        if run.accelerator == "tcg" and any("seconds" in row["metric"] for row in found):
-            blocks.insert(0, Text(TCG_BANNER, "warning"))
-        yield Section(f"probe-{probe.replace('_', '-')}", f"Probe: {probe.replace('_', ' ')}", blocks)
-
-
 def row_name(run: Run, row: Row) -> str:
     """How a row is called: its label, with what tells it apart in this run."""
     name = str(row["label"])
