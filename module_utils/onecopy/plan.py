@@ -50,8 +50,8 @@ class Cost:
 
 COSTS: Final = {
     "kvm": Cost(boot=4.0, trial=0.5, reach_per_file=0.00005, read_per_mib=0.002, read_per_file=0.00005),
-    "tcg": Cost(boot=12.0, trial=2.5, reach_per_file=0.001, read_per_mib=0.035, read_per_file=0.0005),
-    "none": Cost(boot=1.0, trial=0.4, reach_per_file=0.00005, read_per_mib=0.002, read_per_file=0.00005),
+    "tcg": Cost(boot=9.0, trial=1.0, reach_per_file=0.0006, read_per_mib=0.025, read_per_file=0.0005),
+    "none": Cost(boot=1.0, trial=0.2, reach_per_file=0.00005, read_per_mib=0.002, read_per_file=0.00005),
 }
 
 
