@@ -72,12 +72,12 @@ class ActionModule(ActionBase):
         return result | {"changed": True, **self._end(run)}
 
     def _work(self, run: run_directory.RunDirectory, seconds: int) -> None:
-        """Slices until nothing remains."""
-        total = len(self.plan["trials"])
+        """Slices until nothing remains; an adaptive run repeat by repeat."""
         before = run.done(self.host)
         began, lines = time.monotonic(), 0
+        leave_out, needless, _ = self._decide(run)
         while True:
-            answer = self._call("work", slice_seconds=seconds, skip=lines)
+            answer = self._call("work", slice_seconds=seconds, skip=lines, leave_out=sorted(leave_out))
             lines = answer["lines"]
             fresh = run.add_records(self.host, answer["records"])
             if answer["boots"]:
@@ -85,13 +85,26 @@ class ActionModule(ActionBase):
                     self.host, lambda entry, boots=answer["boots"]: entry.setdefault("boots", []).extend(boots)
                 )
             done = run.done(self.host)
+            leave_out, needless, is_open = self._decide(run)
+            is_over = not is_open and not answer["remaining"]
+            total = len(self.plan["trials"]) - len(needless)
             worked = time.monotonic() - began
-            left = progress.left_seconds(self.plan, done, worked, done - before)
+            left = progress.left_seconds(self.plan, done, worked, done - before, needless)
             for position, record in enumerate(fresh, start=len(done) - len(fresh) + 1):
-                shown = left if position == len(done) and answer["remaining"] else None
+                shown = left if position == len(done) and not is_over else None
                 display.display(progress.trial_line(self.host, position, total, record, shown))
-            if not answer["remaining"]:
+            if is_over:
                 return
+
+    def _decide(self, run: run_directory.RunDirectory) -> tuple[frozenset[str], frozenset[str], bool]:
+        """Blocks to leave out of the next slice, trials that are not needed at all, and whether anything but what the host knows is left."""
+        if "adaptive" not in self.plan:
+            return frozenset(), frozenset(), False
+        # It loads scipy: seconds that a fixed number of boots need not wait for.
+        from ansible.module_utils.onecopy.analysis import adaptive  # noqa: PLC0415
+
+        step = adaptive.next_step(self.plan, run.records(self.host))
+        return step.leave_out, step.needless, step.is_open
 
     def _call(self, step: str, **arguments: Any) -> dict[str, Any]:
         """One step on the KVM host; one lost connection is survived, and said."""
@@ -122,8 +135,9 @@ class ActionModule(ActionBase):
 
     def _end(self, run: run_directory.RunDirectory) -> dict[str, Any]:
         """The last lines, and the task's result."""
-        every = [record for record in run_directory.records.read(run.results).records if record["host"] == self.host]
-        for line in progress.last_lines(every, len(self.plan["trials"])):
+        every = run.records(self.host)
+        _, needless, _ = self._decide(run)
+        for line in progress.last_lines(every, len(self.plan["trials"]) - len(needless), len(needless)):
             display.display(f"{self.host}  {line}")
         display.display(f"{self.host}  records: {run.results}")
         counts = {

@@ -46,6 +46,11 @@ options:
     description: Records that were fetched before. Set by the action plugin.
     type: int
     default: 0
+  leave_out:
+    description: Blocks that an adaptive run does not need, or not yet. Set by the action plugin.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     support: none
@@ -89,6 +94,7 @@ def main() -> None:
         "run_id": {"type": "str"},
         "host": {"type": "str"},
         "skip": {"type": "int", "default": 0},
+        "leave_out": {"type": "list", "elements": "str", "default": []},
     }
     module = AnsibleModule(argument_spec=spec, required_if=[("step", "start", ["plan"])])
     params = module.params
@@ -99,7 +105,8 @@ def main() -> None:
         if params["step"] == "start":
             result = host_run.start(params["plan"], run_id, host, paths)
         elif params["step"] == "work":
-            result = host_run.work(run_id, host, paths, seconds=params["slice_seconds"], skip=params["skip"])
+            todo = {key: params[key] for key in ("skip", "leave_out")}
+            result = host_run.work(run_id, host, paths, seconds=params["slice_seconds"], **todo)
         else:
             host_run.finish(run_id, paths)
     except host_run.HostRunError as error:

@@ -95,7 +95,11 @@ def for_accelerator(experiment: Mapping[str, Any], accelerator: str) -> dict[str
     """The experiment as it runs with ``accelerator``: the ``tcg`` block laid over it where that applies, dictionaries key by key."""
     effective = {key: value for key, value in experiment.items() if key != "tcg"}
     if accelerator == "tcg":
-        for key, value in experiment.get("tcg", {}).items():
+        replacing = experiment.get("tcg", {})
+        for key, other in (("repeats", "adaptive"), ("adaptive", "repeats")):
+            if key in replacing:
+                effective.pop(other, None)
+        for key, value in replacing.items():
             effective[key] = effective.get(key, {}) | value if isinstance(value, dict) else value
     return effective
 
@@ -103,6 +107,12 @@ def for_accelerator(experiment: Mapping[str, Any], accelerator: str) -> dict[str
 def digest(experiment: Mapping[str, Any]) -> str:
     """sha256 of the experiment's meaning: comments and the order of keys do not count, the order of lists does."""
     return hashlib.sha256(json.dumps(experiment, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def adaptive(experiment: Mapping[str, Any]) -> dict[str, Any] | None:
+    """``adaptive`` with its defaults filled in; None where the number of boots is fixed."""
+    given = experiment.get("adaptive")
+    return None if given is None else {"half_width": 0.05, "minimum": 5, **given}
 
 
 def workloads(experiment: Mapping[str, Any]) -> dict[str, Workload]:
@@ -137,10 +147,25 @@ def _check_meaning(experiment: Mapping[str, Any], name: str) -> None:
         for inner in required:
             if inner not in experiment[key]:
                 raise ExperimentError(f"{name}: {key}: key {inner!r} is missing")
+    _check_repeats(experiment, name)
     _check_systems(experiment, name)
     used = _check_workloads(experiment, name)
     _check_probes(experiment, name)
     _check_sizes(experiment, used, name)
+
+
+def _check_repeats(experiment: Mapping[str, Any], name: str) -> None:
+    if ("repeats" in experiment) == ("adaptive" in experiment):
+        raise ExperimentError(
+            f"{name}: give one of repeats (a fixed number of boots) and adaptive (as many as the intervals need)"
+        )
+    rule = adaptive(experiment)
+    if rule is not None and "cap" not in rule:
+        raise ExperimentError(f"{name}: adaptive: key 'cap' is missing: say how many boots are the most")
+    if rule is not None and rule["cap"] <= rule["minimum"]:
+        raise ExperimentError(
+            f"{name}: adaptive.cap: {rule['cap']} leaves nothing to decide after {rule['minimum']} boots: raise it, or give repeats instead"
+        )
 
 
 def _check_systems(experiment: Mapping[str, Any], name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -53,9 +53,18 @@ def start(
 
 
 def work(
-    run_id: str, host: str, paths: HostPaths, *, seconds: float, skip: int, machine: Path = MACHINE
+    run_id: str,
+    host: str,
+    paths: HostPaths,
+    *,
+    seconds: float,
+    skip: int,
+    leave_out: Collection[str] = (),
+    machine: Path = MACHINE,
 ) -> dict[str, Any]:
-    """One slice. Returns ``records`` from the ``skip``-th whole line on, ``lines`` (how many there are), ``remaining``, ``boots``.
+    """One slice of the blocks that are not in ``leave_out``.
+
+    Returns ``records`` from the ``skip``-th whole line on, ``lines`` (how many there are), ``remaining``, ``boots``.
 
     Raises HostRunError.
     """
@@ -65,7 +74,7 @@ def work(
     directory = paths.run(run_id)
     try:
         plan = json.loads((directory / "plan.json").read_text(encoding="utf-8"))
-        done = slices.run_slice(plan, run_id, host, paths, seconds=seconds)
+        done = slices.run_slice(plan, run_id, host, paths, seconds=seconds, leave_out=frozenset(leave_out))
     except (OSError, ValueError, slices.SliceError) as error:
         raise HostRunError(" ".join(str(error).split())) from error
     every = records.read(directory / "results.jsonl")

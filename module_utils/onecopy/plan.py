@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypedDict
 
-from .experiment import digest, for_accelerator, labelled_probes, labelled_systems, workloads
+from .experiment import adaptive, digest, for_accelerator, labelled_probes, labelled_systems, workloads
 from .probes import PROBES, why_unsuitable
 from .systems import SYSTEMS, System
 
@@ -56,7 +56,7 @@ COSTS: Final = {
 
 
 def make_plan(experiment: Mapping[str, Any], capabilities: Mapping[str, Any]) -> dict[str, Any]:
-    """The plan of ``experiment`` for one host.
+    """The plan of ``experiment`` for one host; an adaptive one is planned up to its cap.
 
     ``capabilities`` is the host's ``capabilities.json``: ``accelerator`` (``kvm`` or ``tcg``), and per need of a system
     ``{"supported": bool, "reason": text}``. The plan is self-contained: schema, experiment, digest, accelerator, seed, dataset, guest,
@@ -65,6 +65,9 @@ def make_plan(experiment: Mapping[str, Any], capabilities: Mapping[str, Any]) ->
     """
     accelerator = str(capabilities["accelerator"])
     effective = for_accelerator(experiment, accelerator)
+    rule = adaptive(effective)
+    if rule is not None:
+        effective["repeats"] = rule["cap"]
     table = workloads(effective)
     systems = labelled_systems(effective)
     excluded: list[dict[str, Any]] = []
@@ -106,6 +109,8 @@ def make_plan(experiment: Mapping[str, Any], capabilities: Mapping[str, Any]) ->
         "excluded": excluded,
         "unsupported": unsupported,
     }
+    if rule is not None:
+        plan["adaptive"] = rule
     if experiment.get("probes"):
         plan["probes"] = {
             entry["label"]: {"probe": entry["probe"], "parameters": entry["parameters"]}

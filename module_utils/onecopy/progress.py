@@ -34,7 +34,7 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
     """What is about to be done: printed before anything starts."""
     boots = len({trial["block"] for trial in plan["trials"]})
     lines = [
-        f"{plan['experiment']}: {len(plan['trials'])} trials in {boots} boots, {plan['repeats']} of every system, accelerator "
+        f"{plan['experiment']}: {len(plan['trials'])} trials in {boots} boots, {repeats(plan)} of every system, accelerator "
         f"{plan['accelerator']}: {duration(plan['estimate_seconds'])}"
     ]
     if plan["accelerator"] == "tcg":
@@ -47,21 +47,38 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def last_lines(records: Iterable[Mapping[str, Any]], total: int) -> list[str]:
-    """How the run ended: counts by status, and every reason with its number."""
+def repeats(plan: Mapping[str, Any]) -> str:
+    """How often every system boots, and who decides that."""
+    rule = plan.get("adaptive")
+    if rule is None:
+        return str(plan["repeats"])
+    return f"{rule['minimum']} to {rule['cap']} (until intervals are within {rule['half_width']:.0%} of the median)"
+
+
+def last_lines(records: Iterable[Mapping[str, Any]], total: int, needless: int = 0) -> list[str]:
+    """How the run ended: counts by status, and every reason with its number; ``needless`` trials an adaptive run did without."""
     every = list(records)
     statuses = Counter(str(record["status"]) for record in every)
     parts = [f"{statuses[status]} {status}" for status in ("ok", "invalid", "failed", "timeout") if statuses[status]]
     lines = [f"{len(every)} of {total} trials have a record: {', '.join(parts) or 'none'}"]
     reasons = Counter(str(record["reason"]) for record in every if record["status"] != "ok")
+    if needless:
+        lines.append(f"{needless} trials were not needed: the intervals were narrow enough before")
     return [*lines, *(f"{number} x {reason}" for reason, number in reasons.most_common())]
 
 
 def left_seconds(
-    plan: Mapping[str, Any], done: frozenset[str], worked_seconds: float, done_now: frozenset[str]
+    plan: Mapping[str, Any],
+    done: frozenset[str],
+    worked_seconds: float,
+    done_now: frozenset[str],
+    needless: frozenset[str] = frozenset(),
 ) -> float:
-    """Seconds that remain: the estimate, corrected by how the estimate did for what was ``done_now`` in ``worked_seconds``."""
-    left = estimate(plan, done)
+    """Seconds that remain: the estimate, corrected by how the estimate did for what was ``done_now`` in ``worked_seconds``.
+
+    ``needless`` trials will not be done; of an adaptive run it is the most that may remain.
+    """
+    left = estimate(plan, done | needless)
     before = frozenset(trial["id"] for trial in plan["trials"]) - done_now
     expected = estimate(plan, before)
     return left * worked_seconds / expected if expected > 0 and worked_seconds > 0 else left

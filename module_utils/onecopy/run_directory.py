@@ -58,11 +58,13 @@ class RunDirectory:
                 records.append(self.results, *fresh)
         return fresh
 
+    def records(self, host: str) -> list[dict[str, Any]]:
+        """Those of ``host``."""
+        return [record for record in records.read(self.results).records if record.get("host") == host]
+
     def done(self, host: str) -> frozenset[str]:
         """Trials of ``host`` whose records are here."""
-        return frozenset(
-            str(record["id"]) for record in records.read(self.results).records if record.get("host") == host
-        )
+        return frozenset(str(record["id"]) for record in self.records(host))
 
     def update_host(self, host: str, change: Callable[[dict[str, Any]], None]) -> None:
         """Change what the manifest says about ``host``."""

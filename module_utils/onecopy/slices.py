@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -77,11 +77,14 @@ def run_slice(
     paths: HostPaths,
     *,
     seconds: float = 30.0,
+    leave_out: Collection[str] = (),
     bed: Testbed = testbed,
     drop_host: Callable[[], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Slice:
     """Run trials of ``plan`` that have no record yet, for ``seconds`` or one trial, whichever is longer; records are on the disk then.
+
+    ``leave_out``: blocks that are not worked on, and do not count as remaining.
 
     A slice of the same run that a killed controller left is ended first. When nothing remains, nothing of the run is left running but its
     unit. Raises SliceError; whatever goes wrong in a trial or a boot is in the records.
@@ -90,8 +93,8 @@ def run_slice(
     fd = _only_slice(run.slice_lock)
     try:
         done = {str(record["id"]) for record in records.read(run.results).records}
-        left = [trial for trial in plan["trials"] if trial["id"] not in done]
-        result = Slice(len(plan["trials"]) - len(left), len(left))
+        left = [trial for trial in plan["trials"] if trial["id"] not in done and trial["block"] not in leave_out]
+        result = Slice(len(done), len(left))
         if left:
             context = _context(plan, run_id, host, paths, drop_host=drop_host, clock=clock)
             _Worker(context, run, paths, bed, result).work(left, clock() + seconds)

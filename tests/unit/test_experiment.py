@@ -43,6 +43,16 @@ def drop(place: str) -> Callable[[dict[str, Any]], None]:
     return apply
 
 
+def adapt(rule: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+    """A rule instead of a number of boots."""
+
+    def apply(document: dict[str, Any]) -> None:
+        del document["repeats"], document["tcg"]["repeats"]
+        document["adaptive"] = rule
+
+    return apply
+
+
 BAD: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     (change("repeets", 3), "unknown key 'repeets': did you mean 'repeats'? known: "),
     (drop("seed"), "key 'seed' is missing"),
@@ -52,6 +62,14 @@ BAD: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     (change("seed", "soon"), "seed: must be a whole number, not 'soon'"),
     (change("seed", -1), "seed: -1 is too small: at least 0"),
     (change("repeats", 0), "repeats: 0 is too small: at least 1"),
+    (drop("repeats"), "give one of repeats (a fixed number of boots) and adaptive"),
+    (change("adaptive", {"cap": 10}), "give one of repeats (a fixed number of boots) and adaptive"),
+    (change("tcg.adaptive", {"cap": 5}), "tcg.adaptive.cap: 5 is too small: at least 6"),
+    (change("tcg.adaptive", {"cap": 10}), "with tcg: give one of repeats"),
+    (adapt({"half_width": 0.05}), "adaptive: key 'cap' is missing"),
+    (adapt({"cap": 10, "minimum": 10}), "adaptive.cap: 10 leaves nothing to decide after 10 boots"),
+    (adapt({"cap": 10, "minimum": 2}), "adaptive.minimum: 2 is too small: at least 5"),
+    (adapt({"cap": 10, "half_width": 0}), "adaptive.half_width: 0 is too small: more than 0"),
     (change("repeats", True), "repeats: must be a whole number, not True"),
     (change("repeats", 100000), "repeats: 100000 is too large: at most 1000"),
     (change("guest", 512), "guest: must be a dictionary, not 512"),
@@ -197,6 +215,19 @@ def test_tcg_block_replaces_keys_inside_dictionaries_too() -> None:
     assert effective["repeats"] == 1
     assert "tcg" not in effective
     assert experiment.for_accelerator(document, "kvm")["guest"]["memory_mib"] == 512
+
+
+def test_a_rule_for_repeats_replaces_their_number_and_the_other_way_round() -> None:
+    document = copy.deepcopy(PAPER) | {"adaptive": {"cap": 10}}
+    del document["repeats"]
+    assert "adaptive" not in experiment.for_accelerator(document, "tcg")
+    assert experiment.adaptive(experiment.for_accelerator(document, "kvm")) == {
+        "cap": 10,
+        "half_width": 0.05,
+        "minimum": 5,
+    }
+    document = copy.deepcopy(PAPER) | {"tcg": {"adaptive": {"cap": 10}}}
+    assert "repeats" not in experiment.for_accelerator(document, "tcg")
 
 
 def test_digest_ignores_the_order_of_keys_alone() -> None:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..progress import repeats
 from ..systems import SYSTEMS
 from .document import Block, Cell, Code, Column, Section, Table, Text, text_row
 from .stored_run import Run
@@ -30,6 +31,7 @@ def gaps_section(run: Run, summary: Row) -> Section:
         Text(
             f"Of {trials['planned']} planned trials {trials['ok']} are ok, {trials['invalid']} invalid, "
             f"{trials['failed']} failed, {trials['timeout']} timed out and {trials['pending']} have no record. "
+            f"{_needless(trials)}"
             "Only ok trials count; none of them was left out."
         )
     ]
@@ -76,13 +78,13 @@ def gaps_section(run: Run, summary: Row) -> Section:
     return Section("gaps", "What was not measured", blocks)
 
 
-def plan_section(run: Run) -> Section:
+def plan_section(run: Run, summary: Row) -> Section:
     """What was planned and what it ran on."""
     plan = run.plan
     dataset, guest = plan["dataset"], plan["guest"]
     rows = [
         ("seed", str(plan["seed"])),
-        ("repeats", f"{plan['repeats']} boots of every system"),
+        ("repeats", f"{repeats(plan)} boots of every system"),
         (
             "data set",
             f"{dataset['name']}: {dataset['large_mib']} MiB in {dataset['large_files']} files, "
@@ -103,6 +105,7 @@ def plan_section(run: Run) -> Section:
     blocks: list[Block] = [
         Table([Column("plan"), Column("")], [text_row(*row) for row in rows]),
         Table([Column("label"), Column("storage path"), Column("options")], systems, "Systems"),
+        *_boots(summary),
         Table([Column("workload"), Column("command line")], workloads, "Workloads", folded=True),
         Table(
             [Column("environment"), Column("")],
@@ -127,6 +130,29 @@ def method_section(run: Run) -> Section:
         "Not distinguishable: the interval contains 1, or the effect is smaller than the threshold stated beforehand.",
     )
     return Section("method", "How to read this", [Text(sentence) for sentence in sentences])
+
+
+def _needless(trials: Row) -> str:
+    count = trials.get("left_out", 0)
+    return f"{count} more were not needed: the intervals were narrow enough before. " if count else ""
+
+
+def _boots(summary: Row) -> Iterator[Table]:
+    """Of an adaptive run: what ended the boots of each label."""
+    words = {"half_width": "every interval is narrow enough", "cap": "the cap", "not_yet": "nothing yet"}
+    rows = [
+        text_row(
+            row["label"],
+            str(row["guests"]),
+            str(row["boots"]),
+            words[row["stopped_by"]],
+            f"±{row['half_width']:.1%}: {row['widest']}" if "widest" in row else "",
+        )
+        for row in summary.get("adaptive", [])
+    ]
+    if rows:
+        columns = [Column("label"), Column("guests", align="right"), Column("boots", align="right")]
+        yield Table([*columns, Column("ended by"), Column("widest figure")], rows, "How often each system was booted")
 
 
 def _what(entry: Row) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from . import statistics
-from .metrics import Metric, confidence, metric
+from .metrics import LEADING, Metric, confidence, metric
 from .stored_run import Run, by_boot, system_order
 
 BASELINE = "gfs"
@@ -17,7 +17,7 @@ NOT_DISTINGUISHABLE = "not distinguishable"
 DISTINGUISHABLE = "distinguishable"
 NO_INTERVAL = "no interval"
 ABSENT = "absent"
-_METRICS = ("wall_seconds", "copies.all")
+_METRICS = tuple(name for names in LEADING.values() for name in names)
 _SIGNIFICANCE = 0.05
 
 # host, label, host_cache, guest_cache → workload → sample

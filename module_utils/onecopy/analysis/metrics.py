@@ -9,6 +9,8 @@ from typing import Any
 from .statistics import ADAPTIVE_CONFIDENCE, CONFIDENCE
 from .stored_run import Record, Run
 
+# The figure of each kind of trial that comparisons and adaptive repeats look at; of a probe all that it finds.
+LEADING = {"timed": ("wall_seconds",), "residency": ("copies.all",)}
 LEDGERS = ("host_pages", "guest_pages", "daemon_pages")
 
 

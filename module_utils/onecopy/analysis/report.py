@@ -29,7 +29,7 @@ def document(run: Run, summary: Mapping[str, Any]) -> Document:
     sections += [*probe_sections(run, summary), claims_section(summary), *times_sections(run, summary)]
     io_path = io_section(run, summary)
     sections += [io_path] if io_path else []
-    sections += [gaps_section(run, summary), plan_section(run), method_section(run)]
+    sections += [gaps_section(run, summary), plan_section(run, summary), method_section(run)]
     started = min(str(record["started_at"]) for record in run.records)
     trials = summary["trials"]
     facts = [

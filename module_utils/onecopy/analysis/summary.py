@@ -6,11 +6,12 @@ What a run found, as a pure function of its stored records. The same records giv
 from __future__ import annotations
 
 import json
+import math
 import statistics as plain
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from . import statistics
+from . import adaptive, statistics
 from .comparisons import aa, against_baseline
 from .metrics import LEDGERS, confidence, metric, wall_seconds
 from .stored_run import PARTS, STATUSES, Record, Run, by_boot, group
@@ -36,6 +37,7 @@ def summarise(run: Run, claims: Mapping[str, Any]) -> dict[str, Any]:
             "accelerator": run.accelerator,
             "hosts": list(run.hosts),
             "trials": trials(run),
+            **({"adaptive": boots(run)} if run.adaptive else {}),
             "aa": outcome,
             "copies": copies(run),
             "timings": timings(run),
@@ -56,18 +58,36 @@ def dump(summary: Mapping[str, Any]) -> str:
 def trials(run: Run) -> dict[str, int]:
     """Trials by what became of them.
 
-    ``pending`` were planned and have no record; ``planned`` counts neither of the last two.
+    ``pending`` were planned and have no record; ``planned`` counts neither of the last two. Of an adaptive run
+    ``left_out`` were not needed any more.
     """
-    planned = len(run.plan["trials"]) * len(run.hosts)
+    needless = _left_out(run)
+    planned = len(run.plan["trials"]) * len(run.hosts) - needless
     counts = {status: sum(record["status"] == status for record in run.records) for status in STATUSES}
     return {
         "planned": planned,
         **counts,
         "pending": planned - len(run.records),
+        **({"left_out": needless} if run.adaptive else {}),
         "torn_lines": run.torn,
         "unsupported": sum(entry["trials"] for entry in run.plan["unsupported"]) * len(run.hosts),
         "not_applicable": sum(entry["trials"] for entry in run.plan["excluded"]) * len(run.hosts),
     }
+
+
+def boots(run: Run) -> list[dict[str, Any]]:
+    """Of an adaptive run: how often each label was booted, and what ended that. Empty for a fixed number of boots."""
+    if not run.adaptive:
+        return []
+    rows = []
+    for host, found in _outcomes(run).items():
+        for (label, guests), outcome in sorted(found.items()):
+            row: dict[str, Any] = {"host": host, "label": label, "guests": guests, "boots": outcome.boots}
+            row["stopped_by"] = outcome.reason or "not_yet"
+            if outcome.half_width is not None and math.isfinite(outcome.half_width):
+                row |= {"half_width": outcome.half_width, "widest": outcome.widest}
+            rows.append(row)
+    return rows
 
 
 def copies(run: Run) -> list[dict[str, Any]]:
@@ -87,13 +107,14 @@ def copies(run: Run) -> list[dict[str, Any]]:
 def timings(run: Run) -> list[dict[str, Any]]:
     """Wall seconds of every workload in every state: the median over boots, its interval, and how its repeats ended."""
     rows = []
+    decided = {(row["host"], row["label"], row["guests"]): row["stopped_by"] for row in boots(run)}
     for key, records in group(run.ok("timed"), _STATE).items():
         sample = by_boot(records, wall_seconds)
         estimate = statistics.estimate(sample, logs=True, confidence=confidence(run))
         row = dict(zip(_STATE, key, strict=True)) | {
             "wall_seconds_median": estimate.value,
             **_limits(estimate),
-            "stopped_by": _stopped_by(run, sample),
+            "stopped_by": decided[key[0], key[2], key[3]] if run.adaptive else "fixed",
         }
         if estimate.n >= statistics.BOOTSTRAP_MINIMUM_BOOTS:
             row["bootstrap_low"], row["bootstrap_high"] = statistics.bootstrap(
@@ -145,10 +166,18 @@ def rounded(value: Any) -> Any:
     return value
 
 
-def _stopped_by(run: Run, sample: statistics.Sample) -> str:
+def _outcomes(run: Run) -> dict[str, dict[adaptive.Cell, adaptive.Outcome]]:
+    """By host."""
+    return {
+        host: adaptive.outcomes(run.plan, [record for record in run.records if record["host"] == host])
+        for host in run.hosts
+    }
+
+
+def _left_out(run: Run) -> int:
     if not run.adaptive:
-        return "fixed"
-    return statistics.stop(statistics.boot_medians(sample), **run.adaptive).reason or "not_yet"
+        return 0
+    return sum(len(adaptive.needless_trials(run.plan, found)) for found in _outcomes(run).values())
 
 
 def _copies(run: Run, records: Sequence[Record], part: str) -> dict[str, Any]:

@@ -152,15 +152,23 @@ def test_outliers_are_flagged_and_kept(tmp_path: Path, claims: dict[str, Any]) -
 def test_ten_boots_bring_the_bootstrap_and_an_adaptive_run_says_why_it_stopped(
     tmp_path: Path, claims: dict[str, Any]
 ) -> None:
-    plan = invented.plan(repeats=10, timed=["cat"]) | {"adaptive": {"cap": 10, "half_width": 0.05}}
-    timing = row(
-        summarised(tmp_path, claims, plan, invented.records(plan))["timings"],
-        label="gfs",
-        workload="cat",
-        host_cache="cold",
-    )
+    plan = invented.plan(repeats=10, timed=["cat"]) | {"adaptive": {"cap": 10, "half_width": 0.05, "minimum": 10}}
+    found = summarised(tmp_path, claims, plan, invented.records(plan))
+    timing = row(found["timings"], label="gfs", workload="cat", host_cache="cold")
     assert timing["bootstrap_low"] < timing["wall_seconds_median"] < timing["bootstrap_high"]
     assert timing["stopped_by"] == "half_width"
+    stopped = row(found["adaptive"], label="gfs")
+    assert (stopped["boots"], stopped["stopped_by"]) == (10, "half_width")
+    assert stopped["half_width"] <= 0.05
+    assert found["trials"]["left_out"] == found["trials"]["pending"] == 0
+
+
+def test_what_an_adaptive_run_did_without_is_not_pending(tmp_path: Path, claims: dict[str, Any]) -> None:
+    plan = invented.plan(repeats=20, timed=["cat"]) | {"adaptive": {"cap": 20, "half_width": 0.05, "minimum": 10}}
+    records = [record for record in invented.records(plan) if record["repeat"] < 10]
+    found = summarised(tmp_path, claims, plan, records)["trials"]
+    assert (found["left_out"], found["pending"]) == (len(plan["trials"]) - len(records), 0)
+    assert found["planned"] == len(records)
 
 
 def test_ten_thousand_records_take_seconds(tmp_path: Path, claims: dict[str, Any]) -> None:
