@@ -31,7 +31,7 @@ _OPTIONS = frozenset(
         "icount",
         "cpu_model",
         "memory",
-        "balloon",
+        "reclaim",
         "scratch_mib",
         "cache",
     }
@@ -44,7 +44,7 @@ class BootSpec:
 
     ``options`` are tuning factors: ``aio`` (threads, native, io_uring), ``iothread`` (bool), ``queues``, ``queue_size``; hostfsd's
     ``window_mib``, ``inode_dax_kib``, ``dax_always`` (bool), ``cache``; ``icount`` (bool), ``cpu_model``; ``memory`` (memfd, private,
-    private_merge), ``balloon`` (bool), ``scratch_mib``.
+    private_merge), ``reclaim`` (balloon, reporting, virtio_mem), ``scratch_mib``.
     """
 
     system: str
@@ -234,8 +234,8 @@ def _guest(spec: BootSpec, system: System, paths: HostPaths, scratch: Path | Non
             _int(options, "queues", 1),
             _int(options, "queue_size", 128),
         )
-    has_balloon = bool(options.get("balloon", False))
-    modules = (guest_init.PMEM_MODULES if pmem else ()) + (("virtio_balloon",) if has_balloon else ())
+    reclaim = cast(Any, options.get("reclaim"))
+    modules = (guest_init.PMEM_MODULES if pmem else ()) + guest_init.RECLAIM_MODULES.get(reclaim, ())
     return qemu.GuestSpec(
         name=spec.name,
         accelerator=cast(Any, spec.accelerator),
@@ -250,7 +250,7 @@ def _guest(spec: BootSpec, system: System, paths: HostPaths, scratch: Path | Non
         cpu_model=cast("str | None", options.get("cpu_model")),
         icount=bool(options.get("icount", False)),
         memory=cast(Any, options.get("memory", "memfd")),
-        has_balloon=has_balloon,
+        reclaim=reclaim,
         modules=modules,
     )
 

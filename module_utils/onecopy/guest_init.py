@@ -8,6 +8,7 @@ SHELL_PORT = "org.onecopy.shell"
 # Always loaded, in this order; then those that the kernel command line names (onecopy.modules=a,b).
 BOOT_MODULES = ("virtio_blk",)
 PMEM_MODULES = ("libnvdimm", "nd_btt", "nd_pmem", "nd_virtio", "virtio_pmem")
+RECLAIM_MODULES = {"balloon": ("virtio_balloon",), "reporting": ("virtio_balloon",), "virtio_mem": ("virtio_mem",)}
 OPTIONAL_MODULES = (*PMEM_MODULES, "virtio_balloon", "virtio_mem", "erofs")
 ALL_MODULES = BOOT_MODULES + OPTIONAL_MODULES
 

@@ -12,8 +12,10 @@ from . import guest_init
 
 BINARY = "qemu-system-x86_64"
 MEMORY = "m0"
+PLUGGED = "plugged"
+_VIRTIO_MEM_MIB = 128  # the least that Linux plugs
 TB_MIB = 64  # bounds TCG's code buffer, which otherwise grows to 195 MB inside QEMU
-PMEM_MAXMEM_MIB = 3584  # above 4 GiB a guest would set 66 MB aside for swiotlb
+MAXMEM_MIB = 3584  # above 4 GiB a guest would set 66 MB aside for swiotlb
 
 _CMDLINE = (
     "console=ttyS0 quiet panic=-1 net.ifnames=0 mitigations=off audit=0 random.trust_cpu=on tsc=reliable no_timer_check "
@@ -59,7 +61,10 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class GuestSpec:
-    """One guest. ``directory`` holds its sockets and console log; ``icount`` makes the guest's clock count instructions (TCG, one vCPU)."""
+    """One guest. ``directory`` holds its sockets and console log; ``icount`` makes the guest's clock count instructions (TCG, one vCPU).
+
+    ``reclaim``: how the host gets back what the guest freed; ``virtio_mem`` makes half of the memory unpluggable.
+    """
 
     name: str
     accelerator: Literal["kvm", "tcg"]
@@ -74,7 +79,7 @@ class GuestSpec:
     cpu_model: str | None = None
     icount: bool = False
     memory: Literal["memfd", "private", "private_merge"] = "memfd"
-    has_balloon: bool = False
+    reclaim: Literal["balloon", "reporting", "virtio_mem"] | None = None
     modules: tuple[str, ...] = ()
 
     @property
@@ -130,15 +135,15 @@ def argv(spec: GuestSpec) -> list[str]:
         command += ["-device", "virtio-pmem-pci,memdev=p0,addr=0x08"]
     if spec.share:
         command += _share(spec.share)
-    if spec.has_balloon:
-        command += ["-device", "virtio-balloon-pci,addr=0x0a,free-page-reporting=on"]
-    return command
+    return command + _reclaim(spec)
 
 
 def cmdline(spec: GuestSpec) -> str:
     """The kernel's command line."""
     modules = f" onecopy.modules={','.join(spec.modules)}" if spec.modules else ""
-    return _CMDLINE + modules
+    # What is plugged must be movable, or a single page of the kernel's keeps a block of it.
+    movable = " memhp_default_state=online_movable" if spec.reclaim == "virtio_mem" else ""
+    return _CMDLINE + movable + modules
 
 
 def _check(spec: GuestSpec) -> None:
@@ -146,6 +151,10 @@ def _check(spec: GuestSpec) -> None:
         raise ValueError("icount needs accelerator tcg and one vCPU")
     if spec.share and spec.memory != "memfd":
         raise ValueError(f"a vhost-user share needs shared guest memory, not {spec.memory}")
+    if spec.reclaim == "virtio_mem" and spec.memory_mib % (2 * _VIRTIO_MEM_MIB):
+        raise ValueError(
+            f"virtio_mem needs guest memory in steps of {2 * _VIRTIO_MEM_MIB} MiB, not {spec.memory_mib} MiB"
+        )
     addresses = [disk.address for disk in spec.disks]
     if addresses != sorted(set(addresses)):
         raise ValueError(f"disks need PCI addresses of their own, in the order of their names: {addresses}")
@@ -163,22 +172,38 @@ def _accelerator(spec: GuestSpec) -> list[str]:
 
 
 def _memory(spec: GuestSpec) -> list[str]:
-    kinds = {
-        "memfd": f"memory-backend-memfd,id={MEMORY},size={spec.memory_mib}M,share=on",
-        "private": f"memory-backend-ram,id={MEMORY},size={spec.memory_mib}M",
-        "private_merge": f"memory-backend-ram,id={MEMORY},size={spec.memory_mib}M,merge=on",
-    }
-    size = f"{spec.memory_mib}M"
-    if spec.pmem:
-        size += f",maxmem={PMEM_MAXMEM_MIB}M,slots=4"
+    mib = spec.memory_mib // 2 if spec.reclaim == "virtio_mem" else spec.memory_mib
+    size = f"{mib}M"
+    if spec.pmem or spec.reclaim == "virtio_mem":
+        size += f",maxmem={MAXMEM_MIB}M,slots=4"
     return [
         "-object",
-        kinds[spec.memory],
+        _backend(spec, MEMORY, mib),
         "-M",
         f"q35,memory-backend={MEMORY},smm=off,graphics=off,vmport=off,hpet=off",
         "-m",
         size,
     ]
+
+
+def _backend(spec: GuestSpec, name: str, mib: int) -> str:
+    kinds = {
+        "memfd": f"memory-backend-memfd,id={name},size={mib}M,share=on",
+        "private": f"memory-backend-ram,id={name},size={mib}M",
+        "private_merge": f"memory-backend-ram,id={name},size={mib}M,merge=on",
+    }
+    return kinds[spec.memory]
+
+
+def _reclaim(spec: GuestSpec) -> list[str]:
+    if spec.reclaim is None:
+        return []
+    if spec.reclaim != "virtio_mem":
+        reporting = "on" if spec.reclaim == "reporting" else "off"
+        return ["-device", f"virtio-balloon-pci,addr=0x0a,free-page-reporting={reporting}"]
+    mib = spec.memory_mib // 2
+    device = f"virtio-mem-pci,id={PLUGGED},memdev={PLUGGED}-memory,requested-size={mib}M,addr=0x0a"
+    return ["-object", _backend(spec, f"{PLUGGED}-memory", mib), "-device", device]
 
 
 def _disk(disk: Disk) -> list[str]:
@@ -200,7 +225,7 @@ def _share(share: Share) -> list[str]:
     return ["-chardev", f"socket,id=share,path={share.socket}", "-device", device]
 
 
-def qmp(path: Path, command: str, timeout_seconds: float = 5, **arguments: object) -> Any:
+def qmp(path: Path, command: str, timeout_seconds: float = 5, /, **arguments: object) -> Any:
     """Ask a guest's monitor one thing and return its answer. Raises OSError (nobody there) and ValueError (QEMU refuses)."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_seconds)

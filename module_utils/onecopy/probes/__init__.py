@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ..systems import System
-from . import idle_guest
+from . import idle_guest, reclaim
 from .scene import Probe, Probed, ProbeError, Scene
 
 __all__ = ["PROBES", "Probe", "ProbeError", "Probed", "Scene", "why_unsuitable"]
 
-PROBES: Final[dict[str, Probe]] = {probe.name: probe for probe in (idle_guest.PROBE,)}
+PROBES: Final[dict[str, Probe]] = {probe.name: probe for probe in (idle_guest.PROBE, reclaim.PROBE)}
 
 
 def why_unsuitable(probe: Probe, system: System, parameters: Mapping[str, Any]) -> str | None:

@@ -43,6 +43,12 @@ class Scene:
         """The system under test."""
         return SYSTEMS[self.trial["system"]]
 
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Tuning options of the boot."""
+        options: Mapping[str, Any] = self.context.plan["labels"][self.trial["label"]]["options"]
+        return options
+
     def reach(self, host_cache: str, guest_cache: str, *, is_residency: bool = True) -> dict[str, Any]:
         """Bring every guest and the host to a verified state; the answer is that of the last guest. Raises state.StateMissedError."""
         wanted = state.Wanted(self.system, host_cache, guest_cache, is_residency, WORKLOADS["cat"])

@@ -50,6 +50,13 @@ def test_tuning_reaches_the_data_disk() -> None:
     assert (data.aio, data.has_iothread, data.queues, data.queue_size) == ("io_uring", True, 2, 64)
 
 
+@pytest.mark.parametrize(("reclaim", "module"), [("reporting", "virtio_balloon"), ("virtio_mem", "virtio_mem")])
+def test_what_gives_memory_back_brings_its_module(reclaim: str, module: str) -> None:
+    guest = arrangement.arrange(spec("gfs", reclaim=reclaim), PATHS).guest
+    assert guest
+    assert (guest.reclaim, guest.modules) == (reclaim, (module,))
+
+
 def test_pmem_is_mounted_with_dax_and_brings_its_modules() -> None:
     plan = arrangement.arrange(spec("gfs_pmem_dax"), PATHS)
     assert plan.guest

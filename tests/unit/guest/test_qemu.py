@@ -8,6 +8,7 @@ import socket
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from ansible.module_utils.onecopy import qemu
@@ -100,6 +101,25 @@ def test_shares(share: Share, device: str) -> None:
     assert qemu.argv(replace(SPEC, share=share))[-4:] == ["-chardev", "socket,id=share,path=/s", "-device", device]
 
 
+@pytest.mark.parametrize("reclaim", ["balloon", "reporting"])
+def test_a_balloon_reports_free_pages_where_it_shall(reclaim: Literal["balloon", "reporting"]) -> None:
+    reporting = "on" if reclaim == "reporting" else "off"
+    argv = qemu.argv(replace(SPEC, reclaim=reclaim))
+    assert argv[-2:] == ["-device", f"virtio-balloon-pci,addr=0x0a,free-page-reporting={reporting}"]
+
+
+def test_virtio_mem_makes_half_of_the_memory_unpluggable_and_movable() -> None:
+    argv = qemu.argv(replace(SPEC, memory_mib=512, reclaim="virtio_mem", modules=("virtio_mem",)))
+    assert "memory-backend-memfd,id=m0,size=256M,share=on" in argv
+    assert argv[argv.index("-m") + 1] == "256M,maxmem=3584M,slots=4"
+    assert argv[-4:] == [
+        *("-object", "memory-backend-memfd,id=plugged-memory,size=256M,share=on"),
+        *("-device", "virtio-mem-pci,id=plugged,memdev=plugged-memory,requested-size=256M,addr=0x0a"),
+    ]
+    append = argv[argv.index("-append") + 1]
+    assert append.endswith(" memhp_default_state=online_movable onecopy.modules=virtio_mem")
+
+
 def test_kvm_and_instruction_counting() -> None:
     kvm = qemu.argv(replace(SPEC, accelerator="kvm"))
     assert kvm[kvm.index("-accel") + 1 : kvm.index("-accel") + 4] == ["kvm", "-cpu", "host"]
@@ -115,6 +135,7 @@ def test_kvm_and_instruction_counting() -> None:
         ({"icount": True, "cpus": 2}, "icount needs"),
         ({"icount": True, "accelerator": "kvm"}, "icount needs"),
         ({"share": Share(Path("/s"), "t"), "memory": "private"}, "shared guest memory"),
+        ({"memory_mib": 384, "reclaim": "virtio_mem"}, "steps of 256 MiB"),
         ({"disks": (DATA, SPEC.disks[0])}, "PCI addresses"),
         ({"disks": (DATA, DATA)}, "PCI addresses"),
         ({"disks": (replace(DATA, cache="writeback"),)}, "aio=native needs cache=none"),
