@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# What must be equal, by its place in the manifest: of the run, and of every host.
+# What must be equal, by its place in the manifest (with the run's plan in it): of the run, and of every host.
 _MUST_AGREE = {
     "accelerator": "accelerator",
+    "data set": "plan.dataset",
+    "guest": "plan.guest",
     "kit revision": "controller.git_revision",
     "uncommitted changes": "controller.git_dirty",
 }
@@ -38,7 +40,7 @@ class Difference:
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Difference]:
-    """Everything that keeps the runs of two manifests from being compared.
+    """Everything that keeps the runs of two manifests from being compared; a manifest may hold the run's ``plan``.
 
     What neither of them records is no difference.
     """

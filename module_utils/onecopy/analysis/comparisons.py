@@ -16,6 +16,7 @@ GEOMETRIC_MEAN = "geometric mean"
 NOT_DISTINGUISHABLE = "not distinguishable"
 DISTINGUISHABLE = "distinguishable"
 NO_INTERVAL = "no interval"
+INCONCLUSIVE = "inconclusive"
 ABSENT = "absent"
 _METRICS = tuple(name for names in LEADING.values() for name in names)
 _SIGNIFICANCE = 0.05
@@ -35,7 +36,7 @@ def aa(run: Run, thresholds: Mapping[str, float]) -> dict[str, Any]:
         because = "no system ran under two labels: nothing shows that a difference seen here is a real one"
         return {"outcome": ABSENT, "because": because, "comparisons": []}
     rows = []
-    for name in _METRICS:
+    for name in (*_METRICS, *_probe_metrics(run)):
         measured = metric(name)
         states = _states(run, measured)
         for one, other in pairs:
@@ -63,8 +64,11 @@ def aa(run: Run, thresholds: Mapping[str, float]) -> dict[str, Any]:
     return {"outcome": NOT_DISTINGUISHABLE, "because": because, "comparisons": rows}
 
 
-def against_baseline(run: Run, thresholds: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Ratio of every label to the baseline (``gfs`` where it ran) in the same state, by workload and over all."""
+def against_baseline(run: Run, thresholds: Mapping[str, float], *, is_trusted: bool = True) -> list[dict[str, Any]]:
+    """Ratio of every label to the baseline (``gfs`` where it ran) in the same state, by workload and over all.
+
+    Every outcome is inconclusive unless the run ``is_trusted``: unless its A/A pair came out as the same system.
+    """
     rows: list[dict[str, Any]] = []
     for name in _METRICS:
         measured = metric(name)
@@ -78,7 +82,29 @@ def against_baseline(run: Run, thresholds: Mapping[str, float]) -> list[dict[str
             if label != baseline:
                 for key in sorted(key for key in states if key[1] == label):
                     family += _compare(run, measured, states, key, _counterpart(states, key, baseline))
-        _decide(family, thresholds)
+        _decide(family, thresholds, is_trusted=is_trusted)
+        rows += family
+    return rows
+
+
+def between_runs(
+    first: Run, second: Run, thresholds: Mapping[str, float], *, is_trusted: bool = True
+) -> list[dict[str, Any]]:
+    """Ratio of every label in ``first`` to the same label and state in ``second``; rows as of against_baseline().
+
+    Runs of one host each are compared whatever the hosts are called; otherwise host by host.
+    """
+    rows: list[dict[str, Any]] = []
+    twin = dict(zip(first.hosts, second.hosts, strict=True)) if len(first.hosts) == len(second.hosts) == 1 else {}
+    for name in (*_METRICS, *(found for found in _probe_metrics(first) if found in _probe_metrics(second))):
+        measured = metric(name)
+        one, other = _states(first, measured), _states(second, measured)
+        family = [
+            row | {"host": key[0], "label": key[1], "host_cache": key[2], "guest_cache": key[3]}
+            for key in sorted(one, key=lambda key: (system_order(system_of(first, key[1])), key))
+            for row in _ratios(first, measured, one[key], other.get((twin.get(key[0], key[0]), *key[1:]), {}))
+        ]
+        _decide(family, thresholds, is_trusted=is_trusted)
         rows += family
     return rows
 
@@ -125,7 +151,14 @@ def _counterpart(states: States, key: tuple[str, str, str, str], label: str) -> 
 def _compare(
     run: Run, measured: Metric, states: States, of: tuple[str, str, str, str], to: tuple[str, str, str, str]
 ) -> Iterator[dict[str, Any]]:
-    one, other = states.get(of, {}), states.get(to, {})
+    for row in _ratios(run, measured, states.get(of, {}), states.get(to, {})):
+        yield row | {"host": of[0], "of": of[1], "to": to[1], "host_cache": of[2], "guest_cache": of[3]}
+
+
+def _ratios(
+    run: Run, measured: Metric, one: Mapping[str, statistics.Sample], other: Mapping[str, statistics.Sample]
+) -> Iterator[dict[str, Any]]:
+    """The ratio of each common workload, and of all of them."""
     common = sorted(set(one) & set(other))
     groups = [(name, [name]) for name in common] + ([(GEOMETRIC_MEAN, common)] if len(common) > 1 else [])
     for title, names in groups:
@@ -134,8 +167,8 @@ def _compare(
             ratio = statistics.geometric_mean_ratio(*sides, confidence=confidence(run))
         except ValueError:
             continue
-        row: dict[str, Any] = {"metric": measured.name, "host": of[0], "of": of[1], "to": to[1], "workload": title}
-        row |= {"host_cache": of[2], "guest_cache": of[3], "ratio": ratio.value, "n_of": ratio.n_of, "n_to": ratio.n_to}
+        row: dict[str, Any] = {"metric": measured.name, "workload": title}
+        row |= {"ratio": ratio.value, "n_of": ratio.n_of, "n_to": ratio.n_to}
         if title == GEOMETRIC_MEAN:
             row["workloads"] = list(ratio.workloads)
         p_value = ratio.p_against(1)
@@ -144,7 +177,11 @@ def _compare(
         yield row
 
 
-def _decide(rows: Iterable[dict[str, Any]], thresholds: Mapping[str, float]) -> None:
+def _probe_metrics(run: Run) -> list[str]:
+    return sorted({f"probe.{name}" for record in run.ok("probe") for name in record["probe"]["metrics"]})
+
+
+def _decide(rows: Iterable[dict[str, Any]], thresholds: Mapping[str, float], *, is_trusted: bool = True) -> None:
     """Give each row its Holm-adjusted p and its outcome; the rows are one family."""
     family = [row for row in rows if "p" in row]
     for row, adjusted in zip(family, statistics.holm([row["p"] for row in family]), strict=True):
@@ -156,3 +193,5 @@ def _decide(rows: Iterable[dict[str, Any]], thresholds: Mapping[str, float]) -> 
         del row["p"]
     for row in itertools.filterfalse(lambda row: "outcome" in row, rows):
         row["outcome"] = NO_INTERVAL
+    for row in rows if not is_trusted else ():
+        row["outcome"] = INCONCLUSIVE

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import claims, report, stored_run
+from . import claims, report, stored_run, two_runs
 from .results import TCG_BANNER
 from .stored_run import RunError
 from .summary import dump, summarise
@@ -33,6 +33,21 @@ def make(path: Path, claims_path: Path, templates: Path) -> Report:
     summary = summarise(run, claims.load(claims_path))
     files = {"summary.json": dump(summary), **report.render(report.document(run, summary), templates)}
     return Report(directory, files, lines(summary, directory))
+
+
+def against(path: Path, other: Path, claims_path: Path, templates: Path, *, anyway: bool = False) -> Report:
+    """Compare the run at ``path`` with the one at ``other``: ``against-RUN_ID`` as JSON, page and Markdown beside the first.
+
+    Raises RunError, ClaimsError, SameRunError, and NotComparableError unless it is wanted ``anyway``.
+    """
+    directory = newest(path)
+    runs = stored_run.load(directory), stored_run.load(newest(other))
+    compared = two_runs.compare(*runs, claims.load(claims_path), anyway=anyway)
+    stem = f"against-{compared['to']['run_id']}"
+    pages = report.render(two_runs.document(compared), templates)
+    files = {f"{stem}.json": two_runs.dump(compared)}
+    files |= {f"{stem}{Path(name).suffix}": text for name, text in pages.items()}
+    return Report(directory, files, [*two_runs.lines(compared), f"comparison: {directory / f'{stem}.html'}"])
 
 
 def store(made: Report, *, dry: bool = False) -> bool:

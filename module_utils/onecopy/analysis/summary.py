@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from . import adaptive, statistics
-from .comparisons import aa, against_baseline
+from .comparisons import DISTINGUISHABLE, aa, against_baseline
 from .metrics import LEDGERS, confidence, metric, wall_seconds
 from .stored_run import PARTS, STATUSES, Record, Run, by_boot, group
 from .verdicts import judge
@@ -43,7 +43,9 @@ def summarise(run: Run, claims: Mapping[str, Any]) -> dict[str, Any]:
             "timings": timings(run),
             "io_path": io_path(run),
             **({"probes": probes(run)} if run.plan.get("probes") else {}),
-            "comparisons": against_baseline(run, claims["thresholds"]),
+            "comparisons": against_baseline(
+                run, claims["thresholds"], is_trusted=outcome["outcome"] != DISTINGUISHABLE
+            ),
             "claims": judge(run, claims, outcome),
         }
     )

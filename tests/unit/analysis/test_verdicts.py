@@ -8,7 +8,7 @@ from typing import Any
 
 import invented
 import pytest
-from ansible.module_utils.onecopy.analysis import stored_run, summary
+from ansible.module_utils.onecopy.analysis import report, stored_run, summary
 
 Change = Callable[[dict[str, Any]], None]
 EVERYTHING = [*invented.experiment()["systems"], "gfs_pmem_dax", "myfs"]
@@ -111,6 +111,35 @@ def test_a_failed_aa_pair_leaves_everything_open(tmp_path: Path, claims: dict[st
     assert "gfs and gfs_again are the same system, yet differ" in found["aa"]["because"]
     assert {found[f"C{number}"]["verdict"] for number in range(1, 10)} == {"inconclusive"}
     assert "the A/A pair failed" in found["C3"]["because"]
+
+
+def test_a_failed_aa_pair_makes_every_comparison_inconclusive_and_opens_the_report(
+    tmp_path: Path, claims: dict[str, Any]
+) -> None:
+    plan = invented.plan("kvm", systems=EVERYTHING)
+    directory = invented.store(tmp_path, plan, invented.records(plan, change=held("gfs_again", 1, 0.5)))
+    run = stored_run.load(directory)
+    found = summary.summarise(run, claims)
+    assert {row["outcome"] for row in found["comparisons"]} == {"inconclusive"}
+    assert len(found["comparisons"]) > 20
+    first = report.document(run, found).opening[0]
+    assert first.tone == "bad"
+    assert "Every comparison of this run is inconclusive" in first.text
+
+
+@pytest.mark.parametrize(("again", "outcome"), [(2000, "distinguishable"), (1010, "not distinguishable")])
+def test_probes_take_part_in_the_aa_pair(tmp_path: Path, claims: dict[str, Any], again: int, outcome: str) -> None:
+    systems = ["gfs", {"system": "gfs", "label": "gfs_again"}]
+    plan = invented.plan("tcg", systems=systems, probes=["idle_guest"], residency=[], timed=[])
+
+    def change(record: dict[str, Any]) -> None:
+        for part in ("copies", "io_path"):
+            record.pop(part, None)
+        pages = again if record["label"] == "gfs_again" else 1000
+        record["probe"] = {"metrics": {"guest_free_bytes": pages + record["repeat"]}}
+
+    directory = invented.store(tmp_path, plan, invented.records(plan, change=change))
+    assert summary.summarise(stored_run.load(directory), claims)["aa"]["outcome"] == outcome
 
 
 def test_times_alone_can_fail_the_aa_pair(tmp_path: Path, claims: dict[str, Any]) -> None:

@@ -30,6 +30,7 @@ def test_help(arguments: tuple[str, ...]) -> None:
         (("run", "smoke", "-i", "inventories/none"), "no inventory 'inventories/none'"),
         (("run", "smoke", "-i"), "-i needs an inventory"),
         (("run", "no_such_experiment"), "no experiment 'no_such_experiment'"),
+        (("report", "reports/example", "--against"), "--against needs a second run"),
         (("run", "none/such.yml"), "no experiment 'none/such.yml'"),
     ],
 )
