@@ -28,6 +28,13 @@ options:
     description: Size of the root image.
     type: int
     default: 384
+  pinned_packages:
+    description:
+      - Packages with versions that the root must have, as another machine's manifest lists them; empty pins none.
+      - Where the archive has others by now, this fails and says which.
+    type: list
+    elements: str
+    default: []
   state_directory:
     description: The kit's state directory on this host.
     type: path
@@ -72,6 +79,7 @@ def main() -> None:
             "mirror": {"type": "str", "default": ""},
             "packages": {"type": "list", "elements": "str", "default": ["python3"]},
             "size_mib": {"type": "int", "default": 384},
+            "pinned_packages": {"type": "list", "elements": "str", "default": []},
             "state_directory": {"type": "path", "default": "/var/lib/onecopy"},
         },
         supports_check_mode=True,
@@ -89,7 +97,14 @@ def main() -> None:
             guest_root.pack_runner(guest)
     except (CommandError, image.NoSpaceError, OSError, ValueError) as error:
         module.fail_json(msg=f"{guest}: {error}")
-    module.exit_json(changed=bool(rebuilt), rebuilt=rebuilt, manifest=guest_root.read_manifest(guest))
+    manifest = guest_root.read_manifest(guest)
+    pinned = params["pinned_packages"]
+    unlike = guest_root.find_unlike(manifest.get("packages", []), pinned) if pinned and manifest else None
+    if unlike:
+        module.fail_json(
+            msg=f"{guest / 'root.img'}: {unlike}; without guest_image_pinned_packages the guest is another one"
+        )
+    module.exit_json(changed=bool(rebuilt), rebuilt=rebuilt, manifest=manifest)
 
 
 if __name__ == "__main__":

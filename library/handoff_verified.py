@@ -89,6 +89,16 @@ suite:
   description: Debian release of the archived run's guests; empty where the run does not tell.
   returned: success
   type: str
+guest_include:
+  description: Packages that were asked for in the archived run's guests beside the essential ones; empty where the run does not tell.
+  returned: success
+  type: list
+  elements: str
+guest_packages:
+  description: Every package of the archived run's guests with its version; empty where the run does not tell.
+  returned: success
+  type: list
+  elements: str
 """
 
 from pathlib import Path
@@ -121,6 +131,7 @@ def main() -> None:
             msg=f"{path}: is whole, but its summary is not what its records give with this kit: {rebuilt.difference}; "
             f"it was made at revision {opened.revision[:12]}: verify it with that revision"
         )
+    include, packages = opened.guest_packages
     module.exit_json(
         changed=not before or opened.directory not in before,
         sha256=opened.archive.digest,
@@ -134,6 +145,8 @@ def main() -> None:
         rebuilt_directory=str(rebuilt.directory),
         same=dict(rebuilt.same),
         suite=opened.guest_suite,
+        guest_include=include,
+        guest_packages=packages,
     )
 
 

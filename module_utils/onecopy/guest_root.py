@@ -10,7 +10,7 @@ import platform
 import shutil
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -22,10 +22,15 @@ from .commands import run
 # Packages that are unpacked, not installed: a kernel's own scripts would build an initramfs that nobody boots.
 _KERNEL = "linux-image-cloud-amd64"
 _UNPACKED = ("busybox-static",)
+# What depends on the machine or the moment of the build, or what no guest needs.
+_REMOVED = (
+    *("var/cache/apt", "var/lib/apt/lists", "var/log", "usr/share/doc", "usr/share/zoneinfo"),
+    *("etc/apt/sources.list", "etc/apt/sources.list.d", "etc/hostname", "etc/resolv.conf", "etc/machine-id"),
+)
 _EXCLUDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 # Imported, so that Ansible ships them with the module that packs them.
 _RUNNER: tuple[ModuleType, ...] = (runner, runner_channel, runner_workload, cachestat)
-_BUILD_VERSION = 1  # of this file's recipe: raise it when the root image of the same inputs would differ
+_BUILD_VERSION = 2  # of this file's recipe: raise it when the root image of the same inputs would differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +45,9 @@ class RootSpec:
 
 def mmdebstrap_argv(spec: RootSpec, tree: Path, downloads: Path, mirror: str) -> list[str]:
     """The exact command: a root of essential packages, and beside it the packages to unpack."""
+    # The new root's apt configuration: by its own, this machine would fetch packages of its own release.
     download = (
-        f'cd "{downloads}" && apt-get -q -o APT::Sandbox::User=root download {" ".join(_UNPACKED)} '
+        f'cd "{downloads}" && export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" && apt-get -q -o APT::Sandbox::User=root download {" ".join(_UNPACKED)} '
         f'"$(apt-cache depends {_KERNEL} | sed -n "s/^ *Depends: //p" | head -n 1)"'
     )
     argv = ["mmdebstrap", "--mode=root", "--variant=essential", "--architectures=amd64"]
@@ -121,11 +127,11 @@ def build(spec: RootSpec, guest: Path, progress: Callable[[str], None] = lambda 
     """Make kernel, initramfs base and root image below ``guest``; return the new manifest. Raises CommandError, NoSpaceError."""
     if platform.machine() != "x86_64":
         raise OSError(f"guests are x86_64, this machine is {platform.machine()}")
-    started = time.monotonic()
+    started, began = time.monotonic(), time.time()
     guest.mkdir(parents=True, exist_ok=True)
     image.require_space(guest, 600 << 20)
     work = guest / "build"
-    image.remove_tree(work)
+    image.remove(work)
     tree, downloads = work / "tree", work / "downloads"
     downloads.mkdir(parents=True)
     try:
@@ -144,9 +150,9 @@ def build(spec: RootSpec, guest: Path, progress: Callable[[str], None] = lambda 
         ).splitlines()
         packages += sorted(path.name for path in downloads.glob("*.deb"))
         _trim(tree)
-        # An earlier time would make Python take its compiled modules for outdated: each start would compile them again.
+        epoch = settle_times(tree, began)
         root = image.ImageSpec(
-            f"root {spec.suite}", spec.size_mib, 16384, journal=False, label="onecopy-root", epoch=int(time.time())
+            f"root {spec.suite}", spec.size_mib, 16384, journal=False, label="onecopy-root", epoch=epoch
         )
         image.make(root, guest / "root.img", tree)
         (guest / "initrd.base").write_bytes(cpio.pack(entries))
@@ -154,10 +160,11 @@ def build(spec: RootSpec, guest: Path, progress: Callable[[str], None] = lambda 
         shutil.copyfile(next((downloads / "unpacked/boot").glob("config-*")), guest / "config")
         _write_elf_kernel(guest)
     finally:
-        image.remove_tree(work)
+        image.remove(work)
     manifest = {
         "inputs": inputs_digest(spec),
         "suite": spec.suite,
+        "include": list(spec.packages),
         "kernel": release,
         "packages": packages,
         "root_sha256": image.digest(guest / "root.img"),
@@ -174,7 +181,7 @@ def pack_runner(guest: Path) -> dict[str, Any]:
     content = (guest / "initrd.base").read_bytes() + cpio.pack(runner_entries(files))
     (guest / "initrd.partial").write_bytes(content)
     (guest / "initrd.partial").rename(guest / "initrd")
-    image.remove_tree(guest / "runner")
+    image.remove(guest / "runner")
     for path, source in files.items():
         (guest / "runner" / path).parent.mkdir(parents=True, exist_ok=True)
         (guest / "runner" / path).write_bytes(source)
@@ -185,6 +192,16 @@ def pack_runner(guest: Path) -> dict[str, Any]:
     }
     _write_manifest(guest, manifest)
     return manifest
+
+
+def find_unlike(packages: Iterable[str], wanted: Iterable[str]) -> str | None:
+    """One line on how ``packages`` (NAME VERSION, or a file that was unpacked) differ from ``wanted``; None when they are the same."""
+    here, there = set(packages), set(wanted)
+    if here == there:
+        return None
+    only_here, only_there = sorted(here - there), sorted(there - here)
+    sides = [f"{', '.join(side[:3])}{' …' if side[3:] else ''}" or "nothing" for side in (only_here, only_there)]
+    return f"{len(only_there)} of {len(there)} packages cannot be had as wanted: {sides[0]} instead of {sides[1]}"
 
 
 def _runner_digest(files: Mapping[str, bytes]) -> str:
@@ -224,11 +241,30 @@ def _busybox(downloads: Path) -> Path:
 
 
 def _trim(tree: Path) -> None:
-    """Remove what no guest needs, add the mount points of a read-only root."""
-    for name in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/zoneinfo"):
-        image.remove_tree(tree / name)
+    """Remove what would make two builds differ or what no guest needs, add the mount points of a read-only root."""
+    for name in _REMOVED:
+        image.remove(tree / name)
+    for path in tree.glob("var/**/*-old"):
+        image.remove(path)
     for name in guest_init.MOUNT_POINTS:
         (tree / name).mkdir(exist_ok=True)
+
+
+def settle_times(tree: Path, began: float) -> int:
+    """Give everything that was written since ``began`` (seconds since 1970) the time of the newest packaged file; return that time.
+
+    A function of the packages alone; any earlier time would make Python take its compiled modules for outdated.
+    """
+    entries = [os.path.join(top, name) for top, directories, names in os.walk(tree) for name in (*directories, *names)]
+    times = {path: os.lstat(path).st_mtime for path in (str(tree), *entries)}
+    packaged = [moment for moment in times.values() if moment < began]
+    if not packaged:
+        raise OSError(f"{tree}: holds no file older than its build: is this machine's clock right?")
+    newest = int(max(packaged))
+    for path, moment in times.items():
+        if moment > newest:
+            os.utime(path, (newest, newest), follow_symlinks=False)
+    return newest
 
 
 def _write_manifest(guest: Path, manifest: Mapping[str, Any]) -> None:

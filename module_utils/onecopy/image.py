@@ -110,10 +110,12 @@ def require_space(directory: Path, need_bytes: int) -> None:
         )
 
 
-def remove_tree(path: Path) -> None:
-    """Remove a directory with all that is in it; one that is not there is fine."""
-    if path.exists():
+def remove(path: Path) -> None:
+    """Remove a file, or a directory with all that is in it; one that is not there is fine."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

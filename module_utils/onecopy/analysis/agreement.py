@@ -80,7 +80,7 @@ def agreement(archived: Side, repeated: Side) -> dict[str, Any]:
     compared: two machines differ by right. ``remarks`` say what makes the runs as a whole differ, ``circumstances``
     name both sides' machines.
     """
-    data = _other_data(archived.plan, repeated.plan)
+    data = _other_data(archived.plan, repeated.plan) or _other_guest(archived.manifest, repeated.manifest)
     one, other = archived.summary, repeated.summary
     claims = _claims(one, other)
     copies = [_copies(*pair, data) for pair in _pairs(one["copies"], other["copies"], _COPIES_KEY)]
@@ -263,6 +263,23 @@ def _other_data(archived: Mapping[str, Any], repeated: Mapping[str, Any]) -> str
     """Why figures of the two plans cannot be compared; empty where they can."""
     differing = [name for name in ("dataset", "guest") if archived.get(name) != repeated.get(name)]
     return f"another {' and another '.join(differing)}: the runs did not measure the same thing" if differing else ""
+
+
+def _other_guest(archived: Mapping[str, Any], repeated: Mapping[str, Any]) -> str:
+    """Why guests of the two runs are not the same machine; empty where they are, or where a run does not tell."""
+    sides = [
+        {
+            tuple(host["guest"]["packages"])
+            for host in manifest.get("hosts", {}).values()
+            if "packages" in host.get("guest", {})
+        }
+        for manifest in (archived, repeated)
+    ]
+    if not all(sides) or sides[0] & sides[1]:
+        return ""
+    first, second = (set(next(iter(sorted(side)))) for side in sides)
+    changed = sorted(first - second)
+    return f"another guest: {len(changed)} packages differ ({', '.join(changed[:3])}{' …' if changed[3:] else ''} archived)"
 
 
 def _remarks(archived: Side, repeated: Side) -> list[str]:

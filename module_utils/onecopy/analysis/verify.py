@@ -46,10 +46,19 @@ class Opened:
 
     @property
     def guest_suite(self) -> str:
-        """Debian release of the guests, the same on every host of a run; empty where the run does not tell."""
-        hosts = self.run.manifest.get("hosts", {}).values()
-        suites = {str(host["guest"]["suite"]) for host in hosts if "suite" in host.get("guest", {})}
-        return suites.pop() if len(suites) == 1 else ""
+        """Debian release of the guests; empty where the run does not tell."""
+        return str(self._of_guests("suite") or "")
+
+    @property
+    def guest_packages(self) -> tuple[list[str], list[str]]:
+        """What was asked for, and every package with its version; empty where the run does not tell."""
+        return list(self._of_guests("include") or []), list(self._of_guests("packages") or [])
+
+    def _of_guests(self, name: str) -> Any:
+        """What the manifests of all hosts' guests say, where they say the same."""
+        guests = [host.get("guest", {}) for host in self.run.manifest.get("hosts", {}).values()]
+        said = [guest[name] for guest in guests if name in guest]
+        return said[0] if said and all(other == said[0] for other in said) else None
 
     @property
     def experiment(self) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import gzip
+import os
 import shutil
 import struct
 import subprocess
@@ -25,7 +26,7 @@ def test_the_exact_command() -> None:
         *("mmdebstrap", "--mode=root", "--variant=essential", "--architectures=amd64", "--include=python3"),
         *("--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*"),
         *("--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-exclude=/usr/share/info/*"),
-        '--customize-hook=cd "/w/d" && apt-get -q -o APT::Sandbox::User=root download busybox-static '
+        '--customize-hook=cd "/w/d" && export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" && apt-get -q -o APT::Sandbox::User=root download busybox-static '
         '"$(apt-cache depends linux-image-cloud-amd64 | sed -n "s/^ *Depends: //p" | head -n 1)"',
         *("trixie", "/w/tree", "http://mirror.test/debian"),
     ]
@@ -118,6 +119,43 @@ def test_the_elf_kernel_is_found_in_a_bzimage() -> None:
     assert guest_root.kernel_payload(bytes(image)) == payload
     with pytest.raises(ValueError, match="not a bzImage"):
         guest_root.kernel_payload(b"\0" * 4096)
+
+
+def test_what_the_build_wrote_takes_the_newest_packaged_time(tmp_path: Path) -> None:
+    """Compiled modules stay valid, since no packaged file is touched; and two builds at other moments end with the same times."""
+    began = 2_000_000_000.0
+    for name, moment in (("old.py", 1_500_000_000), ("newest.py", 1_600_000_000), ("made/ld.so.cache", began + 5)):
+        path = tmp_path / "tree" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (moment, moment))
+    (tmp_path / "tree/link").symlink_to("nowhere")
+    for path in (tmp_path / "tree/link", tmp_path / "tree/made", tmp_path / "tree"):
+        os.utime(path, (began + 9, began + 9), follow_symlinks=False)
+    assert guest_root.settle_times(tmp_path / "tree", began) == 1_600_000_000
+    times = {path.name: path.lstat().st_mtime for path in (tmp_path / "tree").rglob("*")}
+    assert times == dict.fromkeys(("newest.py", "ld.so.cache", "made", "link"), 1_600_000_000) | {
+        "old.py": 1_500_000_000
+    }
+    assert (tmp_path / "tree").stat().st_mtime == 1_600_000_000
+
+
+def test_a_tree_that_is_younger_than_its_packages_tells_of_the_clock(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="clock"):
+        guest_root.settle_times(tmp_path, 1.0)
+
+
+def test_other_packages_than_the_pinned_ones_are_named(
+    run_module: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert guest_root.find_unlike(["a 1", "b 2"], ["b 2", "a 1"]) is None
+    manifest = {"packages": ["a 1", "b 3"]}
+    monkeypatch.setattr(guest_root, "read_manifest", lambda guest: manifest)
+    arguments = {"check_mode": True, "state_directory": str(tmp_path)}
+    assert "failed" not in run_module("guest_root", pinned_packages=["a 1", "b 3"], **arguments)
+    failed = run_module("guest_root", pinned_packages=["a 1", "b 2"], **arguments)
+    assert "1 of 2 packages cannot be had as wanted: b 3 instead of b 2" in failed["msg"]
+    assert "guest_image_pinned_packages" in failed["msg"]
 
 
 def test_the_module_foretells_a_build(run_module: Run, tmp_path: Path) -> None:

@@ -54,6 +54,17 @@ def test_another_boot_of_the_same_machine_agrees(kvm: Side, tmp_path: Path) -> N
     assert any(row["archived"]["ratio"] != row["repeated"]["ratio"] for row in result["ratios"])
 
 
+def test_another_guest_makes_figures_not_comparable(kvm: Side) -> None:
+    one, other = changed(kvm), changed(kvm)
+    for side, version in ((one, "6.12.1"), (other, "6.12.2")):
+        for host in side.manifest["hosts"].values():
+            host["guest"] = {"packages": ["python3 3.13", f"linux {version}"]}
+    result = agreement(one, other)
+    assert {row["outcome"] for row in result["copies"]} == {"not comparable"}
+    assert result["copies"][0]["because"] == "another guest: 1 packages differ (linux 6.12.1 archived)"
+    assert {row["outcome"] for row in agreement(one, one)["copies"]} == {"agrees"}
+
+
 def test_open_claims_are_not_comparable_and_say_where(kvm: Side) -> None:
     row = claim(agreement(kvm, kvm), "C9")
     assert row["outcome"] == "not comparable"
