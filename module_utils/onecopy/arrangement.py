@@ -42,6 +42,7 @@ _OPTIONS = frozenset(
 class BootSpec:
     """What to boot.
 
+    ``is_one_of_many``: other guests use the same share, so that its scratch is a directory of the guest's own name.
     ``options`` are tuning factors: ``aio`` (threads, native, io_uring), ``iothread`` (bool), ``queues``, ``queue_size``; hostfsd's
     ``window_mib``, ``inode_dax_kib``, ``dax_always`` (bool), ``cache``; ``icount`` (bool), ``cpu_model``; ``memory`` (memfd, private,
     private_merge), ``reclaim`` (balloon, reporting, virtio_mem), ``scratch_mib``.
@@ -54,6 +55,7 @@ class BootSpec:
     memory_mib: int
     cpus: int
     name: str = "trial"
+    is_one_of_many: bool = False
     options: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -95,6 +97,11 @@ class Arrangement:
     def console(self) -> Path:
         """What the guest's kernel said."""
         return self.directory / "console.log"
+
+    @property
+    def share_scratch(self) -> Path:
+        """The share's directory that is this guest's scratch, where the system has a share."""
+        return self.share / "scratch" / (self.spec.name if self.spec.is_one_of_many else "")
 
     @property
     def root(self) -> Path:
@@ -142,7 +149,7 @@ def arrange(spec: BootSpec, paths: HostPaths) -> Arrangement:
         unit = units.VIRTIOFSD if system.path == "virtiofs" else units.HOSTFSD
         scratch_image, scratch, daemon_unit = (
             None,
-            (Mount(f"{SHARE}/scratch", SCRATCH, "", "bind"),),
+            (Mount(f"{SHARE}/scratch/{spec.name if spec.is_one_of_many else ''}".rstrip("/"), SCRATCH, "", "bind"),),
             unit.format(spec.name),
         )
     else:

@@ -72,6 +72,7 @@ def discover(
     daemon = first_existing(virtiofsd_paths)
     found = qemu(qemu_binary, _said([qemu_binary, "--version"]), _said([qemu_binary, "-device", "help"]))
     document: dict[str, Any] = {"accelerator": accelerator, "accelerator_reason": accelerator_reason, **found}
+    document["memory_mib"] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
     document["virtiofsd"] = virtiofsd(daemon, _said([daemon, "--help"]), (_said([daemon, "--version"]) or "").strip())
     if found["qemu"]["supported"]:
         shmem = vhost_user_probe.probe(qemu_binary)

@@ -52,9 +52,10 @@ def _carry(guest: socket.socket, source: int, sink: int) -> str:
             os.write(sink, data)
         if source in ready:
             data = os.read(source, 65536)
-            if not data or LEAVE in data:
+            typed, leaving, _ = data.partition(LEAVE)
+            guest.sendall(typed)
+            if not data or leaving:
                 return "left"
-            guest.sendall(data)
 
 
 def main() -> int:

@@ -234,6 +234,10 @@ def _check_probes(experiment: Mapping[str, Any], name: str) -> None:
             kinds = (int, float) if isinstance(defaults[key], float) else (type(defaults[key]),)
             if type(value) not in kinds:  # a bool is an int to isinstance
                 raise ExperimentError(f"{place}.{key}: must be {kinds[-1].__name__}, not {value!r}")
+    if max(experiment.get("guests", [1])) > 1 and not experiment.get("probes"):
+        raise ExperimentError(
+            f"{name}: guests: several guests at once are for probes, and there is none: name one under probes or take guests away"
+        )
     labels = [probe["label"] for probe in labelled_probes(experiment)]
     taken = {*experiment.get("residency", []), *experiment.get("timed", [])}
     for position, label in enumerate(labels):

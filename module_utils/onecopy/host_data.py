@@ -92,8 +92,8 @@ class DataSet:
 class HostData(Protocol):
     """One storage of the data set on the host."""
 
-    def evict(self, qemu_pid: int | None) -> None:
-        """Ask the kernel to drop every page of it, those that QEMU maps too."""
+    def evict(self, qemu_pids: Sequence[int]) -> None:
+        """Ask the kernel to drop every page of it, those that these QEMUs map too."""
 
     def prefetch(self) -> None:
         """Bring every page of it into the host's page cache."""
@@ -114,8 +114,8 @@ class ShareData:
 
     root: Path
 
-    def evict(self, qemu_pid: int | None) -> None:
-        del qemu_pid  # what a DAX window maps, the guest's unmounting has unmapped
+    def evict(self, qemu_pids: Sequence[int]) -> None:
+        del qemu_pids  # what a DAX window maps, the guest's unmounting has unmapped
         for fd in _open_all(self.root, PARTS):
             cachestat.evict(fd)
 
@@ -147,8 +147,8 @@ class ImageData:
     image: Path
     ranges: Mapping[str, Sequence[tuple[int, int]]]
 
-    def evict(self, qemu_pid: int | None) -> None:
-        if qemu_pid is not None:
+    def evict(self, qemu_pids: Sequence[int]) -> None:
+        for qemu_pid in qemu_pids:
             pageout.page_out(qemu_pid, self.image)
         with _opened(str(self.image)) as fd:
             cachestat.evict(fd)

@@ -15,6 +15,8 @@ from .probes import PROBES, why_unsuitable
 from .systems import SYSTEMS, System
 
 SCHEMA: Final = 1
+GUEST_OVERHEAD_MIB: Final = 128  # QEMU's own memory under TCG, and a daemon's
+USABLE_MEMORY: Final = 0.85  # of the host's memory; the rest is for the host itself and its page cache
 
 
 class Trial(TypedDict):
@@ -74,7 +76,7 @@ def make_plan(experiment: Mapping[str, Any], capabilities: Mapping[str, Any]) ->
     unsupported: list[dict[str, Any]] = []
     combinations: dict[str, list[dict[str, Any]]] = {}
     for entry in systems:
-        possible, impossible = _combinations(effective, entry)
+        possible, impossible = _combinations(effective, entry, capabilities.get("memory_mib"))
         missing = _missing(SYSTEMS[entry["system"]], capabilities)
         if missing:
             unsupported.append(
@@ -139,7 +141,7 @@ def estimate(plan: Mapping[str, Any], done: frozenset[str] = frozenset()) -> flo
         reads = 2 if trial["guest_cache"] == "warm" else 1
         seconds += cost.trial + files * cost.reach_per_file + reads * _run_seconds(cost, table[trial["workload"]])
     boots = {trial["block"]: trial for trial in left}
-    return seconds + sum(_cost(plan, trial).boot for trial in boots.values())
+    return seconds + sum(_cost(plan, trial).boot * max(1, int(trial["guests"])) for trial in boots.values())
 
 
 def _cost(plan: Mapping[str, Any], trial: Mapping[str, Any]) -> Cost:
@@ -177,7 +179,7 @@ def _missing(system: System, capabilities: Mapping[str, Any]) -> str | None:
 
 
 def _combinations(
-    experiment: Mapping[str, Any], entry: Mapping[str, Any]
+    experiment: Mapping[str, Any], entry: Mapping[str, Any], memory_mib: int | None
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Trials that one system can have in one repeat, and those it cannot, by state, each with the reason."""
     system = SYSTEMS[entry["system"]]
@@ -200,19 +202,30 @@ def _combinations(
                 {"system": entry["system"], "guests": 0 if guest == "none" else 1, "kind": kind, "workload": workload}
                 | {"host_cache": host, "guest_cache": guest}
             )
-    for probe in labelled_probes(experiment):
-        why_not = why_unsuitable(PROBES[probe["probe"]], system, probe["parameters"])
+    for probe, guests in itertools.product(labelled_probes(experiment), experiment.get("guests", [1])):
+        why_not = why_unsuitable(PROBES[probe["probe"]], system, probe["parameters"], guests)
+        if why_not is None and guests > 1:
+            why_not = _why_too_many(experiment, guests, memory_mib)
         if why_not:
             impossible.append(
-                _state(entry, "cold", "cold") | {"workload": probe["label"], "reason": why_not, "trials": 1}
+                _state(entry, "cold", "cold")
+                | {"workload": probe["label"], "guests": guests, "reason": why_not, "trials": 1}
             )
             continue
         # A probe makes the states that it needs; it starts from a cold one.
         possible.append(
-            {"system": entry["system"], "guests": 1, "kind": "probe", "workload": probe["label"]}
+            {"system": entry["system"], "guests": guests, "kind": "probe", "workload": probe["label"]}
             | {"host_cache": "cold", "guest_cache": "cold"}
         )
     return possible, impossible
+
+
+def _why_too_many(experiment: Mapping[str, Any], guests: int, memory_mib: int | None) -> str | None:
+    """Why the host's memory cannot hold so many guests, or None. What they share is not counted on: it is what is to be found out."""
+    needed = guests * (experiment["guest"]["memory_mib"] + GUEST_OVERHEAD_MIB)
+    if memory_mib is None or needed <= USABLE_MEMORY * memory_mib:
+        return None
+    return f"{guests} guests may need {needed} MiB, and this host has {memory_mib} MiB: fewer guests, or smaller ones"
 
 
 def _why_not(system: System, host: str, guest: str) -> str | None:
@@ -245,6 +258,10 @@ def _order(experiment: Mapping[str, Any], combinations: Mapping[str, list[dict[s
         for label in labels:
             trials = list(combinations[label])
             random.Random(f"{experiment['seed']}/{repeat}/{label}/trials").shuffle(trials)
+            trials.sort(
+                key=lambda trial: max(1, trial["guests"])
+            )  # a block is one boot: so many guests, all its trials
             for trial in trials:
-                content = {"repeat": repeat, "block": f"{repeat}-{label}", "label": label, **trial}
+                block = f"{repeat}-{label}" + (f"-x{trial['guests']}" if trial["guests"] > 1 else "")
+                content = {"repeat": repeat, "block": block, "label": label, **trial}
                 yield content | {"id": trial_id(content)}

@@ -8,7 +8,8 @@ import json
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -106,7 +107,7 @@ def run_slice(
 
 
 class _Worker:
-    """Walks over blocks; holds the one boot that is alive."""
+    """Walks over blocks; holds the boots that are alive."""
 
     def __init__(self, context: Context, run: _Run, paths: HostPaths, bed: Testbed, result: Slice) -> None:
         self.context = context
@@ -125,59 +126,79 @@ class _Worker:
 
     def _work_block(self, block: str, trials: Sequence[Mapping[str, Any]], deadline: float) -> bool:
         """Trials of one block; False when the time is over before its end."""
-        spec = boot_spec(self.context.plan, self.context.run_id, trials[0])
+        specs = boot_specs(self.context.plan, self.context.run_id, trials[0])
         try:
-            data = host_data(SYSTEMS[spec.system], spec.dataset, self.paths)
+            data = host_data(SYSTEMS[specs[0].system], specs[0].dataset, self.paths)
         except DataMissingError as error:
             raise SliceError(str(error)) from error
-        boot = self.bed.attach(spec, self.paths)
+        boots = self._attach(specs)
         waiting = list(trials)
         while waiting:
-            if boot is None:
-                boot = self._boot(block, spec, waiting)
-                if boot is None:
+            if not boots:
+                boots = self._boot(block, specs, waiting)
+                if not boots:
                     if not waiting:
                         break
                     if self.context.clock() >= deadline:
                         return False
                     continue
-            boot = self._run_one(waiting.pop(0), boot, data)
+            boots = self._run_one(waiting.pop(0), boots, data)
             if waiting and self.context.clock() >= deadline:
                 return False
-        if boot is not None:
+        for boot in boots:
             boot.stop()
         return self.context.clock() < deadline
 
-    def _boot(self, block: str, spec: BootSpec, waiting: list[Mapping[str, Any]]) -> Boot | None:
-        """A new boot with no other guest alive; None when it failed. After FAILED_BOOTS the block's trials are recorded as failed."""
+    def _attach(self, specs: Sequence[BootSpec]) -> list[Boot]:
+        """The block's boots when every one of them still runs; otherwise none."""
+        found = [self.bed.attach(spec, self.paths) for spec in specs]
+        return [boot for boot in found if boot is not None] if None not in found else []
+
+    def _boot(self, block: str, specs: Sequence[BootSpec], waiting: list[Mapping[str, Any]]) -> list[Boot]:
+        """New boots with no other guest alive; none when one failed. After FAILED_BOOTS the block's trials are recorded as failed."""
         self.bed.sweep(self.paths)
         try:
-            boot = self.bed.boot(spec, self.paths, _BOOT_SECONDS[spec.accelerator])
+            boots = self._boot_all(specs)
         except BootError as error:
             # On the disk: a boot that needs its whole deadline ends the slice, and the next must not start counting anew.
             if self.run.count_failed_boot(block) >= FAILED_BOOTS:
-                message = f"{FAILED_BOOTS} boots of {spec.label} failed, the last one: {error.message}"
+                message = f"{FAILED_BOOTS} boots of {specs[0].label} failed, the last one: {error.message}"
                 while waiting:
                     self._record(not_run(self.context, waiting.pop(0), "guest_not_ready", message))
-            return None
-        self.result.boots.append(
-            {
-                "label": spec.label,
-                "system": spec.system,
-                "boot_id": boot.boot_id,
-                "kernel": boot.runner.hello.get("kernel"),
-                "command_lines": boot.command_lines,
-            }
-        )
-        return boot
+            return []
+        for spec, boot in zip(specs, boots, strict=True):
+            self.result.boots.append(
+                {
+                    "label": spec.label,
+                    "system": spec.system,
+                    "boot_id": boot.boot_id,
+                    "kernel": boot.runner.hello.get("kernel"),
+                    "command_lines": boot.command_lines,
+                }
+            )
+        return boots
 
-    def _run_one(self, trial: Mapping[str, Any], boot: Boot, data: HostData) -> Boot | None:
-        record, fit = run_trial(self.context, trial, boot, data)
+    def _boot_all(self, specs: Sequence[BootSpec]) -> list[Boot]:
+        """One boot, or a fleet with as many starting at once as the host has CPUs. Raises the first BootError."""
+        deadline = _BOOT_SECONDS[specs[0].accelerator]
+        if len(specs) == 1:
+            return [self.bed.boot(specs[0], self.paths, deadline)]
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+            started = [pool.submit(self.bed.boot, spec, self.paths, deadline) for spec in specs]
+        for number, boot in enumerate(started, start=1):
+            error = boot.exception()
+            if isinstance(error, BootError):
+                raise BootError(error.reason, f"guest {number} of {len(specs)}: {error.message}") from error
+        return [boot.result() for boot in started]
+
+    def _run_one(self, trial: Mapping[str, Any], boots: list[Boot], data: HostData) -> list[Boot]:
+        record, fit = run_trial(self.context, trial, boots, data)
         self._record(record)
         if fit:
-            return boot
-        boot.stop()
-        return None
+            return boots
+        for boot in boots:
+            boot.stop()
+        return []
 
     def _record(self, record: Record) -> None:
         records.append(self.run.results, record)
@@ -185,11 +206,11 @@ class _Worker:
         self.result.remaining -= 1
 
 
-def boot_spec(plan: Mapping[str, Any], run_id: str, trial: Mapping[str, Any]) -> BootSpec:
-    """What to boot for the block of ``trial``; the name is the block's own, or a later repeat could take over an earlier one's boot."""
+def boot_specs(plan: Mapping[str, Any], run_id: str, trial: Mapping[str, Any]) -> list[BootSpec]:
+    """What to boot for the block of ``trial``; names are the block's own, or a later repeat could take over an earlier one's boots."""
     label = plan["labels"][trial["label"]]
     block = hashlib.sha256(f"{run_id}/{trial['block']}".encode()).hexdigest()
-    return BootSpec(
+    first = BootSpec(
         system=trial["system"],
         label=trial["label"],
         dataset=plan["dataset"]["name"],
@@ -199,6 +220,11 @@ def boot_spec(plan: Mapping[str, Any], run_id: str, trial: Mapping[str, Any]) ->
         name=f"t{block[:8]}",
         options=label["options"],
     )
+    if trial["guests"] <= 1:
+        return [first]
+    return [
+        replace(first, name=f"{first.name}-{number}", is_one_of_many=True) for number in range(1, trial["guests"] + 1)
+    ]
 
 
 def _context(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import posixpath
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
@@ -79,32 +79,38 @@ def guest_parts(boot: Boot, workload: Workload) -> dict[str, str]:
     }
 
 
-def reach(boot: Boot, data: HostData, wanted: Wanted, drop_host: Callable[[], None], phases: Phases) -> dict[str, Any]:
-    """Reach and verify the state; returns the record's ``reached``.
+def reach(
+    boots: Sequence[Boot], data: HostData, wanted: Wanted, drop_host: Callable[[], None], phases: Phases
+) -> dict[str, Any]:
+    """Reach and verify the state in every guest and on the host; returns the record's ``reached``, guests added up.
 
-    A residency trial's files stay open in the guest; a timed one's are closed, and what must be cold of the metadata is dropped.
+    A residency trial's files stay open in the guests; a timed one's are closed, and what must be cold of the metadata is dropped.
     Raises StateMissedError, RunnerLost, RunnerError, OSError.
     """
     for tries in range(1, TRIES + 1):
         now = phases.clock()
-        _bring(boot, data, wanted, drop_host)
+        for boot in boots:
+            _bring_guest(boot, wanted)
+        _bring_host([boot.qemu_pid for boot in boots], data, wanted, drop_host)
         now = phases.measure("reach", now)
-        guest = _look_at_guest(boot, wanted)
+        guests = [_look_at_guest(boot, wanted) for boot in boots] if wanted.guest_cache != "none" else []
         if not wanted.is_residency and wanted.guest_cache != "none":
-            boot.runner.call("release", _CALL_SECONDS)
-            if wanted.guest_cache == "cold":
-                boot.runner.call("drop", _CALL_SECONDS, what=3)
+            for boot in boots:
+                boot.runner.call("release", _CALL_SECONDS)
+                if wanted.guest_cache == "cold":
+                    boot.runner.call("drop", _CALL_SECONDS, what=3)
         host = data.residency()
         if wanted.host_cache == "cold":
             drop_host()
         phases.measure("verify", now)
         reached: dict[str, Any] = {"tries": tries, "host": host.as_dict()}
-        if guest is not None:
-            reached["guest"] = _total(guest.values())
-        missed = _missed(wanted, host, guest)
+        if guests:
+            reached["guest"] = _total([part for guest in guests for part in guest.values()])
+        missed = _missed(wanted, host, guests)
         if missed is None:
             # Starting a program must not be part of what is timed as reading the data.
-            boot.runner.call("prefetch", _CALL_SECONDS, trees=programs(wanted.workload))
+            for boot in boots:
+                boot.runner.call("prefetch", _CALL_SECONDS, trees=programs(wanted.workload))
             return reached
     raise StateMissedError(f"{missed} after {TRIES} tries", reached)
 
@@ -116,29 +122,31 @@ def programs(workload: Workload) -> list[str]:
     return sorted(name if name.startswith("/") else f"/usr/bin/{name}" for name in names)
 
 
-def _bring(boot: Boot, data: HostData, wanted: Wanted, drop_host: Callable[[], None]) -> None:
-    if wanted.guest_cache != "none":
-        parts = guest_parts(boot, wanted.workload)
-        if wanted.system.dax and wanted.guest_cache == "cold":
-            # Neither side can evict what is mapped through a DAX window.
-            boot.runner.call("release", _CALL_SECONDS)
-            boot.remount()
-        boot.runner.call("hold", _CALL_SECONDS, parts=parts)
-        if wanted.guest_cache == "cold":
-            boot.runner.call("drop", _CALL_SECONDS, what=3)
-        else:
-            trees = [directory for part, directory in parts.items() if part in _warmed(wanted)]
-            boot.runner.call("prefetch", _CALL_SECONDS, trees=trees)
+def _bring_guest(boot: Boot, wanted: Wanted) -> None:
+    if wanted.guest_cache == "none":
+        return
+    parts = guest_parts(boot, wanted.workload)
+    if wanted.system.dax and wanted.guest_cache == "cold":
+        # Neither side can evict what is mapped through a DAX window.
+        boot.runner.call("release", _CALL_SECONDS)
+        boot.remount()
+    boot.runner.call("hold", _CALL_SECONDS, parts=parts)
+    if wanted.guest_cache == "cold":
+        boot.runner.call("drop", _CALL_SECONDS, what=3)
+    else:
+        trees = [directory for part, directory in parts.items() if part in _warmed(wanted)]
+        boot.runner.call("prefetch", _CALL_SECONDS, trees=trees)
+
+
+def _bring_host(qemu_pids: Sequence[int | None], data: HostData, wanted: Wanted, drop_host: Callable[[], None]) -> None:
     if wanted.host_cache == "cold":
-        data.evict(boot.qemu_pid)
+        data.evict([pid for pid in qemu_pids if pid is not None])
         drop_host()
     else:
         data.prefetch()
 
 
-def _look_at_guest(boot: Boot, wanted: Wanted) -> dict[str, Mapping[str, int]] | None:
-    if wanted.guest_cache == "none":
-        return None
+def _look_at_guest(boot: Boot, wanted: Wanted) -> dict[str, Mapping[str, int]]:
     return boot.runner.call("residency", _CALL_SECONDS, parts=guest_parts(boot, wanted.workload))
 
 
@@ -153,17 +161,16 @@ def _total(parts: Collection[Mapping[str, int]]) -> dict[str, int]:
     return total if total["dax_pages"] else {name: value for name, value in total.items() if name != "dax_pages"}
 
 
-def _missed(wanted: Wanted, host: Residency, guest: Mapping[str, Mapping[str, int]] | None) -> str | None:
-    """None, or how far from the wanted state host or guest are."""
+def _missed(wanted: Wanted, host: Residency, guests: Sequence[Mapping[str, Mapping[str, int]]]) -> str | None:
+    """None, or how far from the wanted state host or a guest are."""
     expected = 0 if wanted.host_cache == "cold" else host.pages
     if host.resident_pages != expected:
         return f"host {wanted.host_cache}: {host.resident_pages} of {host.pages} pages are resident, {expected} were wanted"
-    if guest is None:
-        return None
-    looked = guest if wanted.guest_cache == "cold" else {part: guest[part] for part in _warmed(wanted)}
-    total = _total(looked.values())
-    cached_pages = total["pages"] - total.get("dax_pages", 0)
-    expected = 0 if wanted.guest_cache == "cold" else cached_pages
-    if total["resident_pages"] != expected:
-        return f"guest {wanted.guest_cache}: {total['resident_pages']} of {cached_pages} pages are resident, {expected} were wanted"
+    for guest in guests:
+        looked = guest if wanted.guest_cache == "cold" else {part: guest[part] for part in _warmed(wanted)}
+        total = _total(looked.values())
+        cached_pages = total["pages"] - total.get("dax_pages", 0)
+        expected = 0 if wanted.guest_cache == "cold" else cached_pages
+        if total["resident_pages"] != expected:
+            return f"guest {wanted.guest_cache}: {total['resident_pages']} of {cached_pages} pages are resident, {expected} were wanted"
     return None

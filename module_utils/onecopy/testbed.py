@@ -216,7 +216,7 @@ def _start(plan: Arrangement, paths: HostPaths) -> Boot:
     commands: dict[str, list[str]] = {}
     texts: dict[str, str] = {}
     if plan.scratch_image is None:
-        _empty(plan.share / "scratch")
+        _empty(plan.share_scratch)
     else:
         size = arrangement._int(plan.spec.options, "scratch_mib", _SCRATCH_MIB)
         image.make(image.ImageSpec("scratch", size, 16384), plan.scratch_image, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import posixpath
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -66,14 +66,21 @@ class _Outcome(Exception):
         self.reason = reason
 
 
-def run_trial(context: Context, trial: Mapping[str, Any], boot: Boot, data: HostData) -> tuple[Record, bool]:
-    """The record of one trial on ``boot``, and whether the boot is still fit for the next. Never raises: what went wrong is in the record."""
+def run_trial(context: Context, trial: Mapping[str, Any], boots: Sequence[Boot], data: HostData) -> tuple[Record, bool]:
+    """The record of one trial on ``boots``, and whether all of them are still fit for the next.
+
+    A workload has one boot alone, a probe as many guests as its trial says; the record's ``boot_id`` is the first one's.
+    Never raises: what went wrong is in the record.
+    """
     started = context.clock()
-    record = new_record(context, trial) | {"boot_id": boot.boot_id}
+    record = new_record(context, trial) | {"boot_id": boots[0].boot_id}
     phases = state.Phases(context.clock)
     fit = True
     try:
-        (_probe if trial["kind"] == "probe" else _measure)(context, boot, data, record, phases)
+        if trial["kind"] == "probe":
+            _probe(context, boots, data, record, phases)
+        else:
+            _measure(context, boots[0], data, record, phases)
         record["status"] = "ok"
     except _Outcome as outcome:
         record |= {"status": outcome.status, "reason": outcome.reason, "message": _one_line(outcome)}
@@ -98,8 +105,8 @@ def run_trial(context: Context, trial: Mapping[str, Any], boot: Boot, data: Host
     except Exception as error:  # a bug is a failed trial, seen in the report, and not the end of a night's run
         record |= {"status": "failed", "reason": "internal", "message": _one_line(f"{type(error).__name__}: {error}")}
     if fit:
-        fit = _tidy_up(context, trial, boot)
-    died = boot.alive()
+        fit = not [boot for boot in boots if not _tidy_up(context, trial, boot)]
+    died = _who_died(boots)
     if died is not None:
         fit = False
         if record["status"] != "ok":
@@ -144,7 +151,7 @@ def _measure(context: Context, boot: Boot, data: HostData, record: Record, phase
     if workload.writes:
         # A slice that was killed may have left half a copy.
         boot.reset_scratch()
-    record["reached"] = state.reach(boot, data, wanted, context.drop_host, phases)
+    record["reached"] = state.reach([boot], data, wanted, context.drop_host, phases)
     before = measure.Sample(boot, has_guest)
     now = context.clock()
     timeout = float(context.plan["timeout_seconds"])
@@ -176,11 +183,20 @@ def _measure(context: Context, boot: Boot, data: HostData, record: Record, phase
         raise _Outcome("invalid", "bytes_missed", missed)
 
 
-def _probe(context: Context, boot: Boot, data: HostData, record: Record, phases: state.Phases) -> None:
+def _probe(context: Context, boots: Sequence[Boot], data: HostData, record: Record, phases: state.Phases) -> None:
     """Fill in a probe trial's ``record``; raises where it is not ok."""
     probe = context.plan["probes"][record["workload"]]
-    scene = Scene(context, record, [boot], data, probe["parameters"], phases)
+    scene = Scene(context, record, boots, data, probe["parameters"], phases)
     record["probe"] = PROBES[probe["probe"]].run(scene).as_dict()
+
+
+def _who_died(boots: Sequence[Boot]) -> tuple[str, str] | None:
+    """Reason and message of the first dead guest or daemon, or None."""
+    for number, boot in enumerate(boots, start=1):
+        died = boot.alive()
+        if died is not None:
+            return died[0], (f"guest {number} of {len(boots)}: " if len(boots) > 1 else "") + died[1]
+    return None
 
 
 def _tidy_up(context: Context, trial: Mapping[str, Any], boot: Boot) -> bool:

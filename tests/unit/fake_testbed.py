@@ -113,7 +113,7 @@ class FakeBoot:
 
     def __init__(self, bed: FakeTestbed, spec: BootSpec, paths: HostPaths, boot_id: str) -> None:
         share = paths.share(spec.dataset)
-        self.bed, self.points, self.boot_id = bed, bed.points, boot_id
+        self.bed, self.points, self.boot_id, self.name = bed, bed.points, boot_id, spec.name
         self.data_roots = {tree: str(share / "data" / tree) for tree in "ab"}
         self.scratch = str(share / "scratch")
         self.command_lines = {"qemu": ["qemu-system-x86_64", "-nodefaults"]}
@@ -137,7 +137,7 @@ class FakeBoot:
 
     def stop(self) -> None:
         self.points.point()
-        self.bed.alive_file.unlink(missing_ok=True)
+        self.bed.alive_file(self.name).unlink(missing_ok=True)
 
 
 @dataclass
@@ -152,18 +152,22 @@ class FakeTestbed:
     booted: list[FakeBoot] = field(default_factory=list)
     swept: int = 0
 
-    @property
-    def alive_file(self) -> Path:
-        return self.state / "alive.json"
+    def alive_file(self, name: str) -> Path:
+        return self.state / f"{name}.alive.json"
+
+    def alive(self) -> dict[str, str]:
+        """Name → block of the guests that run; guests of one fleet are called BLOCK-1, BLOCK-2…"""
+        names = [path.name.removesuffix(".alive.json") for path in self.state.glob("*.alive.json")]
+        return {name: name.partition("-")[0] for name in names}
 
     def boot(self, spec: BootSpec, paths: HostPaths, deadline_seconds: float = 60) -> FakeBoot:
         self.points.point()
-        assert not self.alive_file.exists(), "another guest is alive"
+        assert set(self.alive().values()) <= {spec.name.partition("-")[0]}, "a guest of another block is alive"
         if self.fail_boots:
             self.fail_boots -= 1
             raise BootError("guest_not_ready", "console: Kernel panic")
         boot_id = os.urandom(4).hex()
-        self.alive_file.write_text(json.dumps({"spec": asdict(spec), "boot_id": boot_id}))
+        self.alive_file(spec.name).write_text(json.dumps({"spec": asdict(spec), "boot_id": boot_id}))
         self.points.point()
         self.booted.append(FakeBoot(self, spec, paths, boot_id))
         return self.booted[-1]
@@ -171,7 +175,7 @@ class FakeTestbed:
     def attach(self, spec: BootSpec, paths: HostPaths) -> FakeBoot | None:
         self.points.point()
         try:
-            alive = json.loads(self.alive_file.read_text())
+            alive = json.loads(self.alive_file(spec.name).read_text())
         except (FileNotFoundError, ValueError):
             return None
         if alive["spec"] != asdict(spec):
@@ -181,4 +185,5 @@ class FakeTestbed:
     def sweep(self, paths: HostPaths) -> None:
         self.points.point()
         self.swept += 1
-        self.alive_file.unlink(missing_ok=True)
+        for name in self.alive():
+            self.alive_file(name).unlink(missing_ok=True)

@@ -29,7 +29,7 @@ def share(disk_path: Path) -> Path:
 
 def test_share_is_evicted_prefetched_and_counted_by_part(share: Path) -> None:
     data = ShareData(share)
-    data.evict(None)
+    data.evict([])
     assert data.residency().as_dict() == {"pages": 26, "resident_pages": 0, "dirty_pages": 0}
     data.prefetch()
     assert data.residency().resident_pages == 26
@@ -42,7 +42,7 @@ def test_image_tells_data_from_overhead(disk_path: Path) -> None:
     image = disk_path / "gfs.img"
     image.write_bytes(b"x" * 100 * PAGE)
     data = ImageData(image, {"a/large": [(10 * PAGE, 4 * PAGE), (20 * PAGE, 4 * PAGE)], "a/small": [(40 * PAGE, PAGE)]})
-    data.evict(None)
+    data.evict([])
     assert (data.residency().resident_pages, data.overhead_pages()) == (0, 0)
     data.prefetch()
     assert data.resident_pages(("a/large",)) == 8
@@ -83,7 +83,7 @@ def test_copies_by_part_extra_and_overhead(share: Path) -> None:
 
 def test_copies_of_a_workload_that_reads_one_part(share: Path) -> None:
     data, dataset = ShareData(share), DataSet.of_share(share)
-    data.evict(None)
+    data.evict([])
     with open(share / "a/large/0", "rb") as file:
         cachestat.prefetch(file.fileno())
     from_large = type(WORKLOADS["cat"])(WORKLOADS["cat"].pipeline, Reads("large"))

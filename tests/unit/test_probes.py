@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,19 @@ def count_bytes(scene: Scene) -> Probed:
     return Probed({"read_bytes": found["read_bytes"]}, {"bytes_by_time": [[0, 1.5]]})
 
 
+def count_guests(scene: Scene) -> Probed:
+    scene.reach("cold", "cold")
+    alive = [boot for boot in scene.boots if boot.alive() is None]
+    return Probed({"alive_count": len(alive), "names_count": len({boot.boot_id for boot in scene.boots})})
+
+
 @pytest.fixture(autouse=True)
 def table(monkeypatch: pytest.MonkeyPatch) -> None:
     def unsuitable(system: Any, parameters: Any) -> str | None:
         return "it keeps no pages" if system.virtiofs_cache == "never" else None
 
+    monkeypatch.setitem(probes.PROBES, "count_guests", Probe("count_guests", count_guests))
+    monkeypatch.setitem(probes.PROBES, "pair", Probe("pair", count_guests, min_guests=2))
     monkeypatch.setitem(probes.PROBES, "count_bytes", Probe("count_bytes", count_bytes, {"times": 1}, unsuitable))
 
 
@@ -95,8 +104,10 @@ def test_a_plan_leaves_out_who_cannot_be_probed_with_the_reason() -> None:
     assert plan["estimate_seconds"] > 0
 
 
-def run_one(paths: HostPaths, tmp_path: Path, *entries: Any) -> dict[str, Any]:
-    plan = planning.make_plan(with_probes(*entries, systems=["virtiofs_auto"]), ABLE)
+def run_one(
+    paths: HostPaths, tmp_path: Path, *entries: Any, guests: Sequence[int] = (1,), fail_boots: int = 0
+) -> dict[str, Any]:
+    plan = planning.make_plan(with_probes(*entries, systems=["virtiofs_auto"], guests=list(guests)), ABLE)
     for tree in "ab":
         for part in ("large", "small"):
             directory = paths.share("tiny") / "data" / tree / part
@@ -104,7 +115,7 @@ def run_one(paths: HostPaths, tmp_path: Path, *entries: Any) -> dict[str, Any]:
             (directory / "file").write_bytes(b"x" * 5000)
     (paths.share("tiny") / "scratch").mkdir()
     paths.run(RUN).mkdir(parents=True)
-    bed = FakeTestbed(tmp_path / "bed", Points())
+    bed = FakeTestbed(tmp_path / "bed", Points(), fail_boots=fail_boots)
     (tmp_path / "bed").mkdir()
     slices.run_slice(plan, RUN, "box1", paths, bed=bed, drop_host=lambda: None)
     (record,) = records.read(paths.run(RUN) / "results.jsonl").records
@@ -125,3 +136,45 @@ def test_a_probe_trial_records_what_it_found(disk_path: Path, tmp_path: Path) ->
 def test_a_probe_that_finds_nothing_out_is_a_failed_trial(disk_path: Path, tmp_path: Path) -> None:
     record = run_one(HostPaths(disk_path), tmp_path, {"probe": "count_bytes", "times": 0})
     assert (record["status"], record["reason"], record["message"]) == ("failed", "workload_failed", "nothing to read")
+
+
+def test_a_fleet_is_one_boot_of_so_many_guests(disk_path: Path, tmp_path: Path) -> None:
+    record = run_one(HostPaths(disk_path), tmp_path, "count_guests", guests=[3])
+    assert record["status"] == "ok", record
+    assert (record["guests"], record["probe"]["metrics"]) == (3, {"alive_count": 3, "names_count": 3})
+
+
+def test_fleets_are_blocks_of_their_own_and_lone_guests_keep_their_names() -> None:
+    alone = planning.make_plan(with_probes("count_guests"), ABLE)
+    plan = planning.make_plan(with_probes("count_guests", guests=[4, 1, 2]), ABLE)
+    blocks = [trial["block"] for trial in plan["trials"] if trial["label"] == "virtiofs_auto"]
+    assert blocks == ["0-virtiofs_auto", "0-virtiofs_auto-x2", "0-virtiofs_auto-x4"]
+    assert {trial["id"] for trial in alone["trials"]} < {trial["id"] for trial in plan["trials"]}
+    specs = slices.boot_specs(plan, RUN, plan["trials"][-1])
+    assert [spec.name[-2:] for spec in specs] == ["-1", "-2", "-3", "-4"]
+    assert [slices.boot_specs(plan, RUN, plan["trials"][0])[0].is_one_of_many, specs[0].is_one_of_many] == [False, True]
+
+
+def test_a_probe_that_needs_company_is_left_out_where_there_is_none() -> None:
+    reasons = {item["reason"] for item in planning.make_plan(with_probes("count_guests", "pair"), ABLE)["excluded"]}
+    assert "takes 2 guests at least" in reasons
+
+
+def test_more_guests_than_the_memory_holds_are_left_out_beforehand() -> None:
+    plan = planning.make_plan(with_probes("count_guests", guests=[1, 8]), ABLE | {"memory_mib": 3000})
+    assert {trial["guests"] for trial in plan["trials"]} == {1}
+    (reason,) = {item["reason"] for item in plan["excluded"] if item.get("guests") == 8 and item["label"] != "hfs"}
+    assert reason == "8 guests may need 3072 MiB, and this host has 3000 MiB: fewer guests, or smaller ones"
+
+
+def test_several_guests_without_a_probe_are_refused() -> None:
+    document = with_probes("count_bytes") | {"guests": [1, 2], "timed": ["cat"]}
+    del document["probes"]
+    with pytest.raises(experiment.ExperimentError, match="guests: several guests at once are for probes"):
+        experiment.validate(document, SCHEMA, "it.yml")
+
+
+def test_a_guest_of_a_fleet_that_does_not_start_is_named(disk_path: Path, tmp_path: Path) -> None:
+    record = run_one(HostPaths(disk_path), tmp_path, "count_guests", guests=[2], fail_boots=6)
+    assert (record["status"], record["reason"]) == ("failed", "guest_not_ready")
+    assert "guest 1 of 2" in record["message"]

@@ -74,7 +74,7 @@ def test_whole_plan(paths: HostPaths) -> None:
     assert [record["id"] for record in every] == [trial["id"] for trial in plan["trials"]]
     assert {record["status"] for record in every} == {"ok"}, [record.get("message") for record in every]
     assert [boot["label"] for boot in result.boots] == list(dict.fromkeys(trial["label"] for trial in plan["trials"]))
-    assert not bed.alive_file.exists()
+    assert not bed.alive()
     assert {record["accelerator"] for record in every if record["system"] == "hfs"} == {"none"}
 
 
@@ -201,7 +201,7 @@ def test_slice_of_a_run_that_was_not_started_is_one_line(paths: HostPaths) -> No
 
 def test_second_repeat_never_takes_over_the_boot_of_the_first(paths: HostPaths) -> None:
     plan = make(systems=["hfs"], repeats=2)
-    specs = {trial["block"]: slices.boot_spec(plan, RUN, trial) for trial in plan["trials"]}
+    specs = {trial["block"]: slices.boot_specs(plan, RUN, trial)[0] for trial in plan["trials"]}
     assert specs["0-hfs"] != specs["1-hfs"]
 
 

@@ -101,7 +101,7 @@ def test_an_adaptive_run_stops_before_its_cap(
     assert [record["repeat"] for record in every] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     assert all(record["status"] == "ok" for record in every), every
     assert len(loop.bed.booted) == 10
-    assert not loop.bed.alive_file.exists()
+    assert not loop.bed.alive()
     assert "10/10" in capsys.readouterr().out
     # The same command again finds nothing to do.
     assert loop.work() == every

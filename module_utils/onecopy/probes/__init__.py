@@ -17,8 +17,10 @@ __all__ = ["PROBES", "Probe", "ProbeError", "Probed", "Scene", "why_unsuitable"]
 PROBES: Final[dict[str, Probe]] = {probe.name: probe for probe in (idle_guest.PROBE, reclaim.PROBE)}
 
 
-def why_unsuitable(probe: Probe, system: System, parameters: Mapping[str, Any]) -> str | None:
-    """Why ``system`` cannot be probed so, or None."""
+def why_unsuitable(probe: Probe, system: System, parameters: Mapping[str, Any], guests: int = 1) -> str | None:
+    """Why ``guests`` guests of ``system`` cannot be probed so, or None."""
     if system.path == "host":
         return "there is no guest to look into"
+    if guests < probe.min_guests:
+        return f"takes {probe.min_guests} guests at least"
     return probe.unsuitable(system, parameters)

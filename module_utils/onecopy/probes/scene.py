@@ -50,12 +50,9 @@ class Scene:
         return options
 
     def reach(self, host_cache: str, guest_cache: str, *, is_residency: bool = True) -> dict[str, Any]:
-        """Bring every guest and the host to a verified state; the answer is that of the last guest. Raises state.StateMissedError."""
+        """Bring every guest and the host to a verified state. Raises state.StateMissedError."""
         wanted = state.Wanted(self.system, host_cache, guest_cache, is_residency, WORKLOADS["cat"])
-        reached: dict[str, Any] = {}
-        for boot in self.boots:
-            reached = state.reach(boot, self.data, wanted, self.context.drop_host, self.phases)
-        return reached
+        return state.reach(self.boots, self.data, wanted, self.context.drop_host, self.phases)
 
     def run(self, boot: Boot, *pipeline: Sequence[str]) -> dict[str, Any]:
         """Run a pipeline in a guest; the runner's answer. Raises ProbeError when it fails or takes too long."""
