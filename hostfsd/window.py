@@ -174,6 +174,9 @@ class Window:
         """Return the window's counters, for the statistics."""
         ranges = list(self._ranges.values())
         tails = [found.tail for found in ranges if found.tail]
+        shown: dict[str, list[int]] = {}
+        for found in ranges:
+            shown.setdefault("{}:{}".format(*found.inode.key), []).append(found.offset)
         return {
             "window_bytes": self.size,
             "ranges_live": len(ranges),
@@ -190,6 +193,8 @@ class Window:
             "tail_pages": sum(tail.resident_pages for tail in tails),
             "tail_bytes_stored": self.tail_bytes_stored,
             "tail_failures": self.tail_failures,
+            "range_bytes": RANGE,
+            "shown": shown,
         }
 
     # -- under the lock

@@ -9,6 +9,7 @@ import ctypes
 import errno
 import functools
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from typing import Final, Literal, NamedTuple
@@ -22,6 +23,7 @@ _STATX_ATTR_DAX: Final = 0x00200000
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 _MINCORE_WINDOW: Final = 1 << 30
 _READ_CHUNK: Final = 4 << 20
+_RUN: Final = re.compile(b"\x01+")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -109,6 +111,24 @@ def mincore(fd: int, offset: int = 0, length: int = 0) -> CacheStat:
     """The same question put to mincore(2): residency alone, and 15 times slower; the descriptor must be readable."""
     first, pages = _page_range(fd, offset, length)
     return CacheStat(pages, _mincore(fd, first, pages), None, None, None, None)
+
+
+def resident_runs(fd: int) -> list[tuple[int, int]]:
+    """Which pages of a regular file are cached: runs of (first page, pages), in order. By mincore(2); see mincore().
+
+    Raises DaxFileError on DAX files and OSError otherwise.
+    """
+    _, pages = _page_range(fd, 0, 0)
+    runs: list[tuple[int, int]] = []
+    for offset in range(0, pages * PAGE_SIZE, _MINCORE_WINDOW):
+        length = min(_MINCORE_WINDOW, pages * PAGE_SIZE - offset)
+        address = map_file(fd, offset, length)
+        try:
+            vector = resident_vector(address, length)
+        finally:
+            unmap(address, length)
+        runs += [(offset // PAGE_SIZE + run.start(), run.end() - run.start()) for run in _RUN.finditer(vector)]
+    return runs
 
 
 def evict(fd: int) -> None:

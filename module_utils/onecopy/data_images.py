@@ -94,6 +94,12 @@ def find_ranges(path: Path) -> Ranges:
         }
 
 
+def file_extents(path: Path, part: str) -> dict[str, list[fiemap.Extent]]:
+    """Where in the image the data of each file of a part lie, by its name from the top of the image."""
+    with mounted(path) as top:
+        return {os.path.relpath(file, top): list(fiemap.extents(file)) for file in walk_files(str(top / part))}
+
+
 @contextmanager
 def mounted(path: Path) -> Iterator[Path]:
     """Mount an image for looking, changing nothing in it."""

@@ -59,7 +59,7 @@ class Runner:
         self.channel = channel
         self.is_guest = is_guest
         self.is_done = False
-        self._held: dict[str, list[int]] = {}
+        self._held: dict[str, dict[int, int]] = {}
         self._operations: dict[str, Callable[..., Result]] = {
             name.removeprefix("op_"): getattr(self, name) for name in dir(self) if name.startswith("op_")
         }
@@ -136,11 +136,10 @@ class Runner:
         _raise_descriptor_limit()
         result = {}
         for name, directory in parts.items():
-            descriptors = self._held[name] = []
+            descriptors = self._held[name] = {}
             pages = 0
-            for path in cachestat.walk_files(directory):
-                fd = os.open(path, os.O_RDONLY)
-                descriptors.append(fd)
+            for position, path in enumerate(cachestat.walk_files(directory)):
+                fd = descriptors[position] = os.open(path, os.O_RDONLY)
                 pages += -(-os.fstat(fd).st_size // cachestat.PAGE_SIZE)
             result[name] = {"files": len(descriptors), "pages": pages}
         return result
@@ -152,10 +151,38 @@ class Runner:
             for name, directory in parts.items()
         }
 
+    def op_evict(self, ranges: dict[str, list[list[int]]]) -> Result:
+        """Drop clean pages of held files: by part (position of the file, offset, length).
+
+        A DAX file has no pages here: its descriptor is closed, so that ``drop`` 2 can forget the file with its mappings.
+        """
+        let_go = 0
+        for name, pieces in ranges.items():
+            descriptors = self._held[name]
+            for position, offset, length in pieces:
+                if position not in descriptors:
+                    continue
+                if cachestat.is_dax(descriptors[position]):
+                    os.close(descriptors.pop(position))
+                    let_go += 1
+                else:
+                    os.posix_fadvise(descriptors[position], offset, length, os.POSIX_FADV_DONTNEED)
+        return {"let_go": let_go}
+
+    def op_resident_runs(self, parts: list[str]) -> Result:
+        """Which pages of the held files are cached: by part and position, runs of (first page, pages); null for a DAX file."""
+        return {
+            name: {
+                position: None if cachestat.is_dax(fd) else cachestat.resident_runs(fd)
+                for position, fd in self._held[name].items()
+            }
+            for name in parts
+        }
+
     def op_release(self) -> Result:
         """Close what ``hold`` opened."""
         for descriptors in self._held.values():
-            for fd in descriptors:
+            for fd in descriptors.values():
                 os.close(fd)
         self._held.clear()
         return {}
@@ -225,7 +252,7 @@ class Runner:
 
     def _held_residency(self, name: str) -> Result:
         total = _Residency()
-        for fd in self._held[name]:
+        for fd in self._held[name].values():
             total.add(fd)
         return total.as_dict()
 

@@ -200,6 +200,23 @@ def test_somebody_elses_file_is_an_error_not_a_full_cache(disk_path: Path) -> No
     os.close(descriptor)
 
 
+def test_runs_add_up_to_what_cachestat_counts(disk_path: Path) -> None:
+    descriptor = _file(disk_path / "file", 64 * PAGE + 1)
+    assert subject.resident_runs(descriptor) == [(0, 65)]
+    subject.evict(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+    for page in (3, 4, 40):
+        os.pread(descriptor, 1, page * PAGE)
+    runs = subject.resident_runs(descriptor)
+    assert sum(count for _, count in runs) == subject.cachestat(descriptor).resident > 0
+    assert {3, 4, 40} <= {page for first, count in runs for page in range(first, first + count)}
+    subject.evict(descriptor)
+    assert subject.resident_runs(descriptor) == []
+    os.truncate(disk_path / "file", 0)
+    assert subject.resident_runs(descriptor) == []
+    os.close(descriptor)
+
+
 def test_walk_is_sorted_complete_and_follows_no_link(disk_path: Path) -> None:
     for name in ("b/2", "b/1", "a", "c/deep/er/file", "z"):
         path = disk_path / name

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ..systems import System
-from . import idle_guest, reclaim
+from . import idle_guest, reclaim, semantic_gap
 from .scene import Probe, Probed, ProbeError, Scene
 
 __all__ = ["PROBES", "Probe", "ProbeError", "Probed", "Scene", "why_unsuitable"]
 
-PROBES: Final[dict[str, Probe]] = {probe.name: probe for probe in (idle_guest.PROBE, reclaim.PROBE)}
+PROBES: Final[dict[str, Probe]] = {probe.name: probe for probe in (idle_guest.PROBE, reclaim.PROBE, semantic_gap.PROBE)}
 
 
 def why_unsuitable(probe: Probe, system: System, parameters: Mapping[str, Any], guests: int = 1) -> str | None:

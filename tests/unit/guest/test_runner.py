@@ -126,6 +126,22 @@ def test_residency_on_held_descriptors_and_without(runner: RunnerClient, tree: P
     assert runner.call("residency", 10, parts=parts)["all"]["files"] == 3
 
 
+def test_which_pages_of_held_files_are_cached_and_evicting_some(runner: RunnerClient, tree: Path) -> None:
+    # Ranges as large as the largest folio that a kernel caches in one piece.
+    folio = 2 << 20
+    (tree / "two_folios").write_bytes(b"z" * 2 * folio)
+    os.sync()
+    runner.call("hold", 10, parts={"all": str(tree)})
+    runner.call("prefetch", 10, trees=[str(tree)])
+    assert runner.call("resident_runs", 10, parts=["all"]) == {
+        "all": {"0": [[0, 3]], "1": [[0, 2 * folio // 4096]], "2": [[0, 1]]}
+    }
+    assert runner.call("evict", 10, ranges={"all": [[1, folio, folio], [7, 0, 1]]}) == {"let_go": 0}
+    assert runner.call("resident_runs", 10, parts=["all"])["all"]["1"] == [[0, folio // 4096]]
+    with pytest.raises(RunnerError, match="KeyError"):
+        runner.call("resident_runs", 10, parts=["nobody holds this"])
+
+
 def test_memory_counters_and_statfs(runner: RunnerClient, tree: Path) -> None:
     memory = runner.call("memory", 10)
     assert memory["MemTotal"] >= memory["MemFree"] > 0

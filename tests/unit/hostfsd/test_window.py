@@ -66,6 +66,15 @@ def test_the_guest_sees_the_file_up_to_its_last_byte(mapped):
     assert "READ" not in mapped.daemon.stats()["requests"]
 
 
+def test_the_counters_tell_which_ranges_of_which_files_are_shown(mapped):
+    status = mapped.path.stat()
+    name = f"{status.st_dev}:{status.st_ino}"
+    numbers = mapped.daemon.stats()["window"]
+    assert (numbers["shown"], numbers["range_bytes"]) == ({name: [0]}, RANGE)
+    mapped.guest.unmap(0)
+    assert mapped.daemon.stats()["window"]["shown"] == {}
+
+
 def test_whole_pages_are_the_hosts_own(mapped):
     mapped.window.write(100, b"guest")
     assert mapped.path.read_bytes()[100:105] == b"guest"
