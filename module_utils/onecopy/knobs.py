@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 
@@ -55,14 +56,20 @@ def restorable(directory: Path) -> list[str]:
     return [saved["knob"] for saved in remembered if read(Path(saved["knob"])) != saved["value"]]
 
 
-def restore(directory: Path) -> list[str]:
-    """Bring back every remembered setting and forget it; returns the names of those that changed. Raises KnobError after trying all."""
+def restore(directory: Path, only: Collection[Path] | None = None) -> list[str]:
+    """Bring back every remembered setting (or ``only`` these) and forget it; returns the names of those that changed.
+
+    Raises KnobError after trying all.
+    """
     restored, failed, remembered = [], [], []
     for memory in sorted(directory.glob("*.json")):
         try:
-            remembered.append((memory, _recall(memory)))
+            saved = _recall(memory)
         except KnobError as error:
             failed.append(str(error))
+            continue
+        if only is None or Path(saved["knob"]) in only:
+            remembered.append((memory, saved))
     # Some of KSM's settings cannot be changed while pages are merged, so its switch goes first.
     for memory, saved in sorted(remembered, key=lambda one: not _is_ksm_switch(Path(one[1]["knob"]))):
         knob = Path(saved["knob"])

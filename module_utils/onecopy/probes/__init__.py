@@ -9,12 +9,25 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ..systems import System
-from . import idle_guest, reclaim, semantic_gap
+from . import (
+    idle_guest,
+    ksm_cost,
+    reclaim,
+    semantic_gap,
+)
 from .scene import Probe, Probed, ProbeError, Scene
 
 __all__ = ["PROBES", "Probe", "ProbeError", "Probed", "Scene", "why_unsuitable"]
 
-PROBES: Final[dict[str, Probe]] = {probe.name: probe for probe in (idle_guest.PROBE, reclaim.PROBE, semantic_gap.PROBE)}
+PROBES: Final[dict[str, Probe]] = {
+    probe.name: probe
+    for probe in (
+        idle_guest.PROBE,
+        ksm_cost.PROBE,
+        reclaim.PROBE,
+        semantic_gap.PROBE,
+    )
+}
 
 
 def why_unsuitable(probe: Probe, system: System, parameters: Mapping[str, Any], guests: int = 1) -> str | None:

@@ -72,10 +72,10 @@ class Scene:
             raise ProbeError(f"{' '.join(pipeline[0])[:80]}: {how}: {last_words}")
         return result
 
-    def read(self, boot: Boot, part: str = "") -> dict[str, Any]:
-        """Read tree a (or its ``part``, large or small) once, to the end, in a guest."""
-        tree = f"{boot.data_roots['a']}/{part}".rstrip("/")
-        return self.run(boot, ["find", tree, "-type", "f", "-exec", "cat", "{}", "+"])
+    def read(self, boot: Boot, part: str = "", tree: str = "a") -> dict[str, Any]:
+        """Read a tree (or its ``part``: large, small, or one file) once, to the end, in a guest."""
+        top = f"{boot.data_roots[tree]}/{part}".rstrip("/")
+        return self.run(boot, ["find", top, "-type", "f", "-exec", "cat", "{}", "+"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,75 @@
+"""Switch KSM on for a while, with given settings, and see it merge. Whatever happens, the host's own settings come back, unmerged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from . import host_settings, knobs, ksm
+
+_PREFIX: Final = "ksm_"
+_STEP_SECONDS: Final = 0.25
+_SWITCH: Final = "ksm_run"
+
+
+class Scanner:
+    """KSM while it is switched on; ``remembered`` is where the host's own settings are kept until they are back."""
+
+    def __init__(self, remembered: Path, root: Path = Path("/")) -> None:
+        self._remembered = remembered
+        self._root = root
+        self._ksmd = ksm.find_ksmd(root / "proc")
+
+    def set(self, **settings: Any) -> None:
+        """Go on with these settings (KSM's own names). Raises knobs.KnobError."""
+        wanted = {_PREFIX + name: value for name, value in settings.items()}
+        host_settings.apply(wanted, self._remembered, root=self._root)
+
+    def unmerge(self) -> None:
+        """Break every merged page up and forget what was scanned; KSM runs afresh then."""
+        self.set(run=2)
+        self.set(run=1)
+
+    def sample(self) -> ksm.Sample:
+        """The counters now."""
+        return ksm.sample(
+            time.monotonic(), self._root / ksm.DIRECTORY.relative_to("/"), self._ksmd, self._root / "proc"
+        )
+
+    def watch(self, limit_seconds: float) -> tuple[list[ksm.Sample], int | None]:
+        """Samples until merging is done or the time is over, and the index of the first one at the plateau (None: not reached)."""
+        samples = [self.sample()]
+        reached = None
+        while reached is None and samples[-1].seconds - samples[0].seconds < limit_seconds:
+            time.sleep(_STEP_SECONDS)
+            samples.append(self.sample())
+            reached = ksm.plateau(samples)
+        return samples, reached
+
+    def settings(self) -> dict[str, str]:
+        """KSM's settings as they are, by KSM's own names."""
+        found = host_settings.current(root=self._root)
+        return {name.removeprefix(_PREFIX): value for name, value in found.items() if name.startswith(_PREFIX)}
+
+
+@contextmanager
+def scanning(settings: Mapping[str, Any], remembered: Path, root: Path = Path("/")) -> Iterator[Scanner]:
+    """KSM runs with ``settings`` from nothing merged; afterwards it is unmerged and set as the host had it before the run.
+
+    Raises ksm.KsmAbsentError, knobs.KnobError.
+    """
+    ksm.sample(0, root / ksm.DIRECTORY.relative_to("/"))
+    scanner = Scanner(remembered, root)
+    try:
+        scanner.set(run=2)
+        scanner.set(**settings)
+        scanner.set(run=1)
+        yield scanner
+    finally:
+        # The host's own, not those of before this call: a killed one left its own there.
+        names = [name for name in host_settings.SETTINGS if name.startswith(_PREFIX)]
+        files = {path for name in names for path, _ in host_settings.files(name, root=root)}
+        knobs.restore(remembered, only=files)

@@ -1,0 +1,99 @@
+"""KSM switched on and off on a machine of plain files: what is set, in which order, and that all of it comes back."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from ansible.module_utils.onecopy import knobs, ksm, ksm_run
+
+OWN = {"run": "0", "pages_to_scan": "100", "sleep_millisecs": "20", "smart_scan": "1", "use_zero_pages": "0"}
+COUNTERS = ("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile", "full_scans")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    directory = tmp_path / "root/sys/kernel/mm/ksm"
+    directory.mkdir(parents=True)
+    (tmp_path / "root/proc").mkdir()
+    for name, value in OWN.items() | {(counter, "0") for counter in COUNTERS}:
+        (directory / name).write_text(f"{value}\n")
+    return tmp_path / "root"
+
+
+def values(root: Path) -> dict[str, str]:
+    return {name: (root / "sys/kernel/mm/ksm" / name).read_text().strip() for name in OWN}
+
+
+def test_the_settings_hold_inside_and_the_hosts_own_come_back(root: Path, tmp_path: Path) -> None:
+    with ksm_run.scanning({"pages_to_scan": 500, "use_zero_pages": 1}, tmp_path / "knobs", root) as scanner:
+        assert values(root) == OWN | {"run": "1", "pages_to_scan": "500", "use_zero_pages": "1"}
+        scanner.set(sleep_millisecs=5)
+        assert scanner.settings()["sleep_millisecs"] == "5"
+    assert values(root) == OWN
+    assert not list((tmp_path / "knobs").iterdir())
+
+
+def test_what_broke_inside_restores_and_unmerges(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    write = knobs._write
+
+    def spy(knob: Path, value: str) -> None:
+        written.append((knob.name, value))
+        write(knob, value)
+
+    monkeypatch.setattr(knobs, "_write", spy)
+    with pytest.raises(RuntimeError), ksm_run.scanning({"pages_to_scan": 500}, tmp_path / "knobs", root):
+        raise RuntimeError
+    assert values(root) == OWN
+    assert written == [
+        *(("run", "2"), ("pages_to_scan", "500"), ("run", "1")),
+        *(("run", "2"), ("run", "0"), ("pages_to_scan", "100")),
+    ]
+
+
+def test_after_a_kill_the_next_one_brings_the_hosts_own_back(root: Path, tmp_path: Path) -> None:
+    killed = ksm_run.scanning({"pages_to_scan": 500}, tmp_path / "knobs", root)
+    killed.__enter__()  # and never left
+    assert values(root)["run"] == "1"
+    with ksm_run.scanning({"pages_to_scan": 900}, tmp_path / "knobs", root):
+        pass
+    assert values(root) == OWN
+
+
+def test_other_settings_of_the_run_stay(root: Path, tmp_path: Path) -> None:
+    other = tmp_path / "swappiness"
+    other.write_text("60\n")
+    knobs.set_knob(tmp_path / "knobs", other, "0")
+    with ksm_run.scanning({}, tmp_path / "knobs", root):
+        pass
+    assert other.read_text() == "0"
+    assert knobs.restore(tmp_path / "knobs") == [str(other)]
+
+
+def test_a_kernel_without_ksm_is_left_alone(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ksm.KsmAbsentError),
+        ksm_run.scanning({}, tmp_path / "knobs", tmp_path),
+    ):
+        pass
+    assert not (tmp_path / "knobs").exists()
+
+
+@pytest.mark.parametrize(("scans_per_step", "reached"), [(1, 0), (0, None)])
+def test_watching_ends_at_the_plateau_or_when_the_time_is_over(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scans_per_step: int, reached: int | None
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    steps = itertools.count(1)
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+        (root / "sys/kernel/mm/ksm/full_scans").write_text(str(next(steps) * scans_per_step))
+
+    monkeypatch.setattr(ksm_run, "time", SimpleNamespace(monotonic=lambda: clock.now, sleep=sleep))
+    samples, plateau = ksm_run.Scanner(tmp_path / "knobs", root).watch(limit_seconds=2.0)
+    assert plateau == reached
+    assert (len(samples) == 3) if reached == 0 else (samples[-1].seconds >= 2.0)
