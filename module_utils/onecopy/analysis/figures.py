@@ -22,6 +22,7 @@ _NOISE = re.compile(
 _WIDTH = 210
 _STEP = 24
 _LABEL_PIXELS = 108
+_CURVE_STEPS = 5
 _PADDING = {"left": _LABEL_PIXELS, "right": 62, "top": 4, "bottom": 34}
 # Vega wants real colours; each stands for one CSS variable of the page and is replaced in the finished SVG.
 _COLOURS = {
@@ -98,6 +99,32 @@ def copies(stacks: Sequence[Stack], *, title: str, most: float) -> str:
         _values(totals, y),
     ]
     return _render(layers, len(stacks), title)
+
+
+def curve(
+    lines: Sequence[Sequence[Sequence[float]]],
+    *,
+    system: str,
+    title: str,
+    axes: tuple[str, str],
+    most: tuple[float, float],
+) -> str:
+    """Lines through points (x, y), one per boot, in the colour of ``system``; ``axes`` are titles, ``most`` the ends of both."""
+    rows = [{"boot": boot, "x": x, "y": y} for boot, points in enumerate(lines) for x, y in points]
+    colour = _COLOURS[system]
+    encoding = {
+        "x": _horizontal("x", most[0], axes[0]),
+        "y": {
+            **_horizontal("y", most[1], axes[1]),
+            "axis": {"title": axes[1], "tickCount": 4, "format": "~g", "grid": True},
+        },
+        "detail": {"field": "boot", "type": "nominal"},
+    }
+    layers = [
+        _layer(rows, {"type": "line", "color": colour, "strokeWidth": 1.4, "clip": True}, **encoding),
+        _layer(rows, {"type": "point", "filled": True, "size": 8, "color": colour, "clip": True}, **encoding),
+    ]
+    return _render(layers, _CURVE_STEPS, title)
 
 
 def seconds(value: float) -> str:

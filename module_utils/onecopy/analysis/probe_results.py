@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from .document import Block, Cell, Column, Section, Table, Text, text_row
-from .results import TCG_BANNER, row_name
+from .probe_figures import probe_figures, probe_row_name
+from .results import TCG_BANNER
 from .stored_run import Run
 
 Row = Mapping[str, Any]
@@ -16,11 +17,12 @@ _UNITS: Final = {"bytes": ("MiB", MIB, "{:,.2f}"), "seconds": ("s", 1, "{:,.2f}"
 
 
 def probe_sections(run: Run, summary: Row) -> Iterator[Section]:
-    """One section per probe: a table of medians, and one with the intervals that is closed until asked for."""
+    """One section per probe: its figures, a table of medians, and one with the intervals that is closed until asked for."""
     rows = summary.get("probes", [])
-    for probe in dict.fromkeys(row["probe"] for row in rows):
-        found = [row for row in rows if row["probe"] == probe]
-        blocks: list[Block] = [_medians(run, found), _intervals(run, found)]
+    kinds = {label: str(entry["probe"]) for label, entry in run.plan.get("probes", {}).items()}
+    for probe in dict.fromkeys(kinds[row["probe"]] for row in rows):
+        found = [row for row in rows if kinds[row["probe"]] == probe]
+        blocks: list[Block] = [*probe_figures(run, probe), _medians(run, found), _intervals(run, found)]
         if run.accelerator == "tcg" and any("seconds" in row["metric"] for row in found):
             blocks.insert(0, Text(TCG_BANNER, "warning"))
         yield Section(f"probe-{probe.replace('_', '-')}", f"Probe: {probe.replace('_', ' ')}", blocks)
@@ -30,7 +32,7 @@ def _medians(run: Run, rows: Sequence[Row]) -> Table:
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     table: dict[str, dict[str, str]] = {}
     for row in rows:
-        table.setdefault(row_name(run, row), {})[row["metric"]] = _shown(row["metric"], row["value"])
+        table.setdefault(probe_row_name(run, row), {})[row["metric"]] = _shown(row["metric"], row["value"])
     columns = [Column("system"), *(Column(*_heading(metric), "right") for metric in metrics)]
     cells = [[Cell(name), *(Cell(values.get(metric, "")) for metric in metrics)] for name, values in table.items()]
     return Table(columns, cells, "Medians over boots")
@@ -44,7 +46,9 @@ def _intervals(run: Run, rows: Sequence[Row]) -> Table:
         name, unit = _heading(row["metric"])
         limits = f"[{_shown(row['metric'], row['low'])}, {_shown(row['metric'], row['high'])}]" if "low" in row else ""
         title = f"{name} ({unit})" if unit else name
-        cells.append(text_row(row_name(run, row), title, _shown(row["metric"], row["value"]), limits, str(row["n"])))
+        cells.append(
+            text_row(probe_row_name(run, row), title, _shown(row["metric"], row["value"]), limits, str(row["n"]))
+        )
     return Table(columns, cells, "The same with intervals", folded=True)
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+from ansible.module_utils.onecopy.analysis.probe_figures import probe_figures
 from ansible.module_utils.onecopy.analysis.probe_results import probe_sections
 from ansible.module_utils.onecopy.analysis.stored_run import Run
+
+PLAN = {"probes": {"idle_guest": {"probe": "idle_guest", "parameters": {}}}}
 
 
 def row(label: str, metric: str, value: float, **more: Any) -> dict[str, Any]:
@@ -14,7 +17,7 @@ def row(label: str, metric: str, value: float, **more: Any) -> dict[str, Any]:
 
 
 def sections(accelerator: str, *rows: dict[str, Any]) -> list[Any]:
-    run = cast(Run, SimpleNamespace(accelerator=accelerator, hosts=["kvm1"]))
+    run = cast(Run, SimpleNamespace(accelerator=accelerator, hosts=["kvm1"], plan=PLAN, ok=lambda kind: []))
     return list(probe_sections(run, {"probes": rows}))
 
 
@@ -44,3 +47,36 @@ def test_emulated_seconds_come_with_their_warning() -> None:
     assert section.blocks[0].tone == "warning"
     (section,) = sections("tcg", row("gfs", "maps_count", 15, n=1))
     assert section.blocks[0].kind == "table"
+
+
+def record(label: str, workload: str, boot: int, points: list[list[float]]) -> dict[str, Any]:
+    found = {"metrics": {}, "series": {"saved_bytes": points}}
+    return {
+        "system": "gfs_direct", "label": label, "guests": 1, "host": "kvm1", "workload": workload, "probe": found, "repeat": boot,
+    }  # fmt: skip
+
+
+def test_every_parameter_set_has_its_curve_on_common_axes() -> None:
+    sweep = {name: {"probe": "ksm_cost", "parameters": {}} for name in ("scan_100", "scan_900")}
+    records = [
+        record("gfs_direct", "scan_100", 0, [[0, 0], [10, 8 << 20]]),
+        record("gfs_direct", "scan_100", 1, [[0, 0], [20, 8 << 20]]),
+        record("gfs_direct", "scan_900", 0, [[0, 0], [2, 16 << 20]]),
+    ]
+    run = SimpleNamespace(hosts=["kvm1"], plan={"probes": PLAN["probes"] | sweep}, ok=lambda kind: records)
+    (drawn,) = probe_figures(cast(Run, run), "ksm_cost")
+    assert [figure.title for figure in drawn.figures] == ["gfs_direct, scan 100", "gfs_direct, scan 900"]
+    first, second = (figure.svg for figure in drawn.figures)
+    assert first.count("var(--gfs-direct") > second.count("var(--gfs-direct") > 0
+    for svg in (first, second):
+        assert ">20<" in svg, "both end where the longest curve ends"
+        assert ">MiB<" in svg
+    assert not list(probe_figures(cast(Run, run), "idle_guest"))
+
+
+def test_rows_of_a_sweep_are_told_apart() -> None:
+    plan = {"probes": {name: {"probe": "ksm_cost", "parameters": {}} for name in ("scan_100", "scan_900")}}
+    run = cast(Run, SimpleNamespace(accelerator="kvm", hosts=["kvm1"], plan=plan, ok=lambda kind: []))
+    rows = [row("gfs_direct", "saved_bytes", 1 << 20, n=1) | {"probe": name} for name in plan["probes"]]
+    (section,) = probe_sections(run, {"probes": rows})
+    assert [cells[0].text for cells in section.blocks[0].rows] == ["gfs_direct, scan 100", "gfs_direct, scan 900"]
