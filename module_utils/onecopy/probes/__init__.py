@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from ..systems import System
 from . import (
+    equal_memory,
     idle_guest,
     ksm_cost,
     reclaim,
@@ -22,6 +23,7 @@ __all__ = ["PROBES", "Probe", "ProbeError", "Probed", "Scene", "why_unsuitable"]
 PROBES: Final[dict[str, Probe]] = {
     probe.name: probe
     for probe in (
+        equal_memory.PROBE,
         idle_guest.PROBE,
         ksm_cost.PROBE,
         reclaim.PROBE,

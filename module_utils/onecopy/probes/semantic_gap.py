@@ -241,5 +241,5 @@ def _unsuitable(system: System, parameters: Mapping[str, Any]) -> str | None:
 
 
 PROBE: Final = Probe(
-    "semantic_gap", run, parameters={"part": "large", "run_pages": 16}, unsuitable=_unsuitable, seconds=20.0
+    "semantic_gap", run, parameters={"part": "large", "run_pages": 16}, unsuitable=_unsuitable, seconds=5.0
 )
