@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 from ansible.module_utils.onecopy import ksm
-from ansible.module_utils.onecopy.probes import Probed, ProbeError, Scene, ksm_cost, why_unsuitable
+from ansible.module_utils.onecopy.probes import Probed, ProbeError, Scene, ksm_cost, merging, why_unsuitable
 from ansible.module_utils.onecopy.systems import SYSTEMS
 
 LARGE, SMALL = 100, 50
@@ -120,7 +120,7 @@ def test_the_tested_setting_is_the_last_one_before_the_read(monkeypatch: pytest.
     assert first == {
         "use_zero_pages": 1, "advisor_mode": "none", "smart_scan": 1, "pages_to_scan": 100, "sleep_millisecs": 20,
     }  # fmt: skip
-    assert others == 3 * [ksm_cost._FAST, {"pages_to_scan": 100, "sleep_millisecs": 20}]
+    assert others == 3 * [merging.FAST, {"pages_to_scan": 100, "sleep_millisecs": 20}]
 
 
 def test_a_plateau_that_was_not_reached_is_absent_and_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from . import (
     equal_memory,
     idle_guest,
     ksm_cost,
+    overlap,
     reclaim,
     semantic_gap,
 )
@@ -26,6 +27,7 @@ PROBES: Final[dict[str, Probe]] = {
         equal_memory.PROBE,
         idle_guest.PROBE,
         ksm_cost.PROBE,
+        overlap.PROBE,
         reclaim.PROBE,
         semantic_gap.PROBE,
     )

@@ -9,16 +9,8 @@ from typing import Any, Final
 from .. import ksm
 from ..ksm_run import Scanner, scanning
 from ..paths import MACHINE
-from ..systems import System
+from .merging import COMMON, drop, is_mergeable, start_afresh, why_not_mergeable
 from .scene import Probe, Probed, ProbeError, Scene
-
-_MIB: Final = 1 << 20
-_CALL_SECONDS: Final = 60.0
-# To have merged what is there before a read, the scanner may be as fast as it can.
-_FAST: Final = {"pages_to_scan": 20000, "sleep_millisecs": 10}
-_FAST_SECONDS: Final = 60.0
-# Left free while a guest's free memory is overwritten: less, and the kernel would begin to reclaim.
-_SPARE_MIB: Final = 32
 
 
 def run(scene: Scene) -> Probed:
@@ -28,13 +20,11 @@ def run(scene: Scene) -> Probed:
     were merged ÷ places; ``merged_after_Ns_ratio`` the same for pages that are dropped N seconds after they were read. What merges before
     the read is baseline and not counted. Raises ProbeError, KsmAbsentError, KnobError.
     """
-    for boot in scene.boots:
-        if not any("merge=on" in word for word in boot.command_lines["qemu"]):
-            raise ProbeError("this guest's memory cannot be merged: give the system options: {memory: private_merge}")
+    if not is_mergeable(scene):
+        raise ProbeError("this guest's memory cannot be merged: give the system options: {memory: private_merge}")
     parameters = scene.parameters
     tested = {"pages_to_scan": parameters["pages_to_scan"], "sleep_millisecs": parameters["sleep_millisecs"]}
-    common = {"use_zero_pages": 1, "advisor_mode": "none", "smart_scan": int(parameters["smart_scan"])}
-    with scanning(common | tested, MACHINE / "knobs") as scanner:
+    with scanning({**COMMON, **tested, "smart_scan": int(parameters["smart_scan"])}, MACHINE / "knobs") as scanner:
         metrics, series = _whole_set(scene, scanner, tested)
         lives = []
         for life in parameters["lives"]:
@@ -92,28 +82,12 @@ def _short_life(scene: Scene, scanner: Scanner, tested: Mapping[str, Any], life:
     read_at = time.monotonic()
     time.sleep(life)
     last = scanner.sample()
-    _drop(scene)
+    drop(scene)
     return last.seconds - (started + read_at) / 2, _merged_places(baseline, last) / (_places(scene) * pages)
 
 
 def _afresh(scene: Scene, scanner: Scanner, tested: Mapping[str, Any]) -> None:
-    """Nothing of the data in any guest's memory, free pages included; what else can be merged is; then the setting under test."""
-    _drop(scene)
-    for boot in scene.boots:
-        # Freed pages keep their content: KSM would merge the data read next with what an earlier read left there.
-        boot.runner.call(
-            "mount", _CALL_SECONDS, source="tmp", target="/tmp", fstype="tmpfs", options="remount,size=95%"
-        )
-        free = boot.runner.call("memory", _CALL_SECONDS)["MemFree"]
-        count = max(1, free // _MIB - _SPARE_MIB)
-        scene.run(boot, ["dd", "if=/dev/urandom", "of=/tmp/unique", "bs=1M", f"count={count}"])
-        scene.run(boot, ["rm", "/tmp/unique"])
-    scanner.unmerge()
-    scanner.set(**_FAST)
-    if scanner.watch(_FAST_SECONDS)[1] is None:
-        raise ProbeError(
-            f"merging came to no end within {_FAST_SECONDS:g} s before anything was read: is this host at work?"
-        )
+    start_afresh(scene, scanner)
     scanner.set(**tested)
 
 
@@ -126,12 +100,6 @@ def _read(scene: Scene, part: str) -> None:
             scene.read(boot, part)
 
 
-def _drop(scene: Scene) -> None:
-    for boot in scene.boots:
-        boot.runner.call("release", _CALL_SECONDS)
-        boot.runner.call("drop", _CALL_SECONDS, what=3)
-
-
 def _places(scene: Scene) -> int:
     return max(2, len(scene.boots))
 
@@ -140,19 +108,10 @@ def _merged_places(before: ksm.Sample, after: ksm.Sample) -> int:
     return after.pages_shared + after.pages_sharing - before.pages_shared - before.pages_sharing
 
 
-def _unsuitable(system: System, parameters: Mapping[str, Any]) -> str | None:
-    del parameters
-    if system.storage == "share":
-        return "KSM merges private memory alone: a share's daemon needs the guest's memory shared"
-    if system.dax:
-        return "KSM merges private memory alone: this guest reads pages of the host's page cache"
-    return None
-
-
 PROBE: Final = Probe(
     "ksm_cost",
     run,
     {"pages_to_scan": 100, "sleep_millisecs": 20, "smart_scan": True, "lives": [1, 5, 30], "limit_seconds": 120.0},
-    _unsuitable,
+    why_not_mergeable,
     seconds=150.0,
 )
