@@ -104,6 +104,9 @@ class HostData(Protocol):
     def resident_pages(self, parts: Collection[str]) -> int:
         """Resident pages that hold data of ``parts``."""
 
+    def reclaimed_pages(self, parts: Collection[str]) -> int:
+        """Pages of ``parts`` that this host cached and reclaimed, as far as its kernel remembers."""
+
     def overhead_pages(self) -> int:
         """Resident pages that hold no file's data."""
 
@@ -128,6 +131,9 @@ class ShareData:
 
     def resident_pages(self, parts: Collection[str]) -> int:
         return self._count(parts).resident_pages
+
+    def reclaimed_pages(self, parts: Collection[str]) -> int:
+        return sum(cachestat.cachestat(fd).evicted or 0 for fd in _open_all(self.root, parts))
 
     def overhead_pages(self) -> int:
         return 0
@@ -163,15 +169,19 @@ class ImageData:
         return Residency(counted.pages, counted.resident, counted.dirty or 0)
 
     def resident_pages(self, parts: Collection[str]) -> int:
-        with _opened(str(self.image)) as fd:
-            return sum(
-                cachestat.cachestat(fd, offset, length).resident
-                for part in parts
-                for offset, length in self.ranges[part]
-            )
+        return sum(counted.resident for counted in self._counts(parts))
+
+    def reclaimed_pages(self, parts: Collection[str]) -> int:
+        return sum(counted.evicted or 0 for counted in self._counts(parts))
 
     def overhead_pages(self) -> int:
         return self.residency().resident_pages - self.resident_pages(tuple(self.ranges))
+
+    def _counts(self, parts: Collection[str]) -> Iterator[cachestat.CacheStat]:
+        with _opened(str(self.image)) as fd:
+            for part in parts:
+                for offset, length in self.ranges[part]:
+                    yield cachestat.cachestat(fd, offset, length)
 
 
 def host_data(system: System, dataset: str, paths: HostPaths) -> HostData:

@@ -48,7 +48,7 @@ def copies(
     guest: Mapping[str, Mapping[str, int]] | None,
     daemon_pages: int = 0,
 ) -> dict[str, Any]:
-    """``copies``, ``extra_pages`` and ``overhead_pages`` of one residency trial, after its workload.
+    """``copies``, ``extra_pages``, ``overhead_pages`` and ``reclaimed_pages`` of one residency trial, after its workload.
 
     R is what the workload is defined to read, all of it (its bytes are asserted). ``guest``: residency of the held parts in the guest.
     """
@@ -67,7 +67,14 @@ def copies(
     }
     outside = tuple(part for part in PARTS if part not in read)
     extra = data.resident_pages(outside) + sum(guest[part]["resident_pages"] for part in outside if part in guest)
-    return {"copies": counted, "extra_pages": extra, "overhead_pages": data.overhead_pages()}
+    # Where the path does not use the host's cache, what the kernel remembers is from before this trial.
+    reclaimed = data.reclaimed_pages(read) if counted["all"]["host_pages"] else 0
+    return {
+        "copies": counted,
+        "extra_pages": extra,
+        "overhead_pages": data.overhead_pages(),
+        "reclaimed_pages": reclaimed,
+    }
 
 
 class Sample:

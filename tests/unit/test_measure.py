@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,18 @@ def test_image_tells_data_from_overhead(disk_path: Path) -> None:
     assert data.resident_pages(("a/large",)) == 8
     assert data.resident_pages(("a/large", "a/small")) == 9
     assert data.overhead_pages() == 91
+
+
+def test_pages_that_the_kernel_reclaimed_are_counted(disk_path: Path) -> None:
+    image = disk_path / "gfs.img"
+    image.write_bytes(os.urandom(400 * PAGE))
+    os.sync()
+    data = ImageData(image, {"a/large": [(0, 400 * PAGE)]})
+    data.prefetch()
+    with open(image, "rb") as file, mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ) as mapped:
+        sum(mapped[::PAGE])
+        mapped.madvise(21)  # MADV_PAGEOUT, as DAMON's scheme does it
+    assert data.reclaimed_pages(("a/large",)) == 400 - data.resident_pages(("a/large",)) > 0
 
 
 def test_data_set_knows_what_workloads_want(share: Path) -> None:

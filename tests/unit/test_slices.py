@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 from ansible.module_utils.onecopy import plan as planning
 from ansible.module_utils.onecopy import records, slices
+from ansible.module_utils.onecopy.host_data import ShareData
 from ansible.module_utils.onecopy.paths import HostPaths
 from fake_testbed import FakeTestbed, Points
 
@@ -87,6 +88,25 @@ def test_copies(paths: HostPaths, system: str, expected: float) -> None:
             assert (counted["host_pages"] + counted["guest_pages"]) / counted["accessed_pages"] == expected
         # The twin was warmed with the rest where the host is warm.
         assert record["extra_pages"] == (0 if record["host_cache"] == "cold" else 79)
+
+
+def test_a_count_that_the_hosts_own_reclaim_spoilt_is_taken_again(
+    paths: HostPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = iter([40, 40, 0])
+    monkeypatch.setattr(ShareData, "reclaimed_pages", lambda self, parts: next(gone, 0))
+    go(make(systems=["hfs"], timed=[], host_cache=["warm"]), paths, FakeTestbed(paths.state))
+    (record,) = found(paths)
+    assert (record["status"], record["reclaimed_pages"]) == ("ok", 0)
+    assert len((paths.state / "runs.log").read_text().splitlines()) == 3
+
+
+def test_a_host_that_goes_on_reclaiming_voids_the_trial(paths: HostPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ShareData, "reclaimed_pages", lambda self, parts: 40)
+    go(make(systems=["hfs"], timed=[], host_cache=["warm"]), paths, FakeTestbed(paths.state))
+    (record,) = found(paths)
+    assert (record["status"], record["reason"]) == ("invalid", "disturbed")
+    assert "reclaimed 40 of 79 pages" in record["message"]
 
 
 def test_slice_ends_after_one_trial_when_its_time_is_over_and_the_guest_stays(paths: HostPaths) -> None:
