@@ -168,7 +168,8 @@ def _accelerator(spec: GuestSpec) -> list[str]:
         return ["-accel", "kvm", "-cpu", spec.cpu_model or "host"]
     threads = "single" if spec.icount else "multi"
     command = ["-accel", f"tcg,thread={threads},tb-size={TB_MIB}", "-cpu", spec.cpu_model or "max"]
-    return [*command, "-icount", "shift=0,sleep=off"] if spec.icount else command
+    # sleep=off would let the clock jump over idle time, and the guest do the housekeeping of hours meanwhile.
+    return [*command, "-icount", "shift=0,sleep=on"] if spec.icount else command
 
 
 def _memory(spec: GuestSpec) -> list[str]:

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
 
-from .host_data import READ_PARTS, HostData, Residency
+from .host_data import READ_PARTS, DataSet, HostData, Residency
 from .paths import HostPaths
 from .systems import System
 from .testbed import Boot
-from .workloads import Workload
+from .workloads import Places, Workload
 
 TRIES: Final = 3
 _CALL_SECONDS: Final = 120.0
@@ -77,6 +77,17 @@ def guest_parts(boot: Boot, workload: Workload) -> dict[str, str]:
     return {
         f"{tree}/{part}": posixpath.join(boot.data_roots[tree], part) for tree in trees for part in ("large", "small")
     }
+
+
+def places(dataset: DataSet, boot: Boot) -> Places:
+    """Where the guest sees the data set."""
+
+    def in_guest(name: str) -> str:
+        tree, _, rest = name.partition("/")
+        return posixpath.join(boot.data_roots[tree], rest)
+
+    sample = [in_guest(name) for name in dataset.sample()]
+    return Places(boot.data_roots["a"], boot.data_roots["b"], boot.scratch, in_guest(dataset.large_file()), sample)
 
 
 def reach(

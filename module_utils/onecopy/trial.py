@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import posixpath
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from .probes import PROBES, ProbeError, Scene
 from .runner_client import RunnerError, RunnerLost
 from .systems import SYSTEMS
 from .testbed import Boot
-from .workloads import Places, Workload, bytes_missed, command_line
+from .workloads import Workload, bytes_missed, command_line
 
 RECORD_SCHEMA: Final = 1
 REASONS: Final = frozenset(
@@ -164,7 +163,7 @@ def _measure_once(context: Context, boot: Boot, data: HostData, record: Record, 
     workload = context.workloads[trial["workload"]]
     has_guest = trial["guest_cache"] != "none"
     is_residency = trial["kind"] == "residency"
-    pipeline = command_line(workload, _places(context.dataset, boot))
+    pipeline = command_line(workload, state.places(context.dataset, boot))
     wanted = state.Wanted(SYSTEMS[trial["system"]], trial["host_cache"], trial["guest_cache"], is_residency, workload)
     wanted_bytes = context.dataset.wanted_bytes(workload.reads)
 
@@ -201,6 +200,9 @@ def _measure_once(context: Context, boot: Boot, data: HostData, record: Record, 
     missed = bytes_missed(workload.reads, wanted_bytes, result["read_bytes"])
     if missed is not None:
         raise _Outcome("invalid", "bytes_missed", missed)
+    if result["written_bytes"] < workload.written_bytes:
+        written = f"wrote {result['written_bytes']} bytes where at least {workload.written_bytes} were expected"
+        raise _Outcome("invalid", "bytes_missed", written)
 
 
 def _probe(context: Context, boots: Sequence[Boot], data: HostData, record: Record, phases: state.Phases) -> None:
@@ -229,15 +231,6 @@ def _tidy_up(context: Context, trial: Mapping[str, Any], boot: Boot) -> bool:
     except (RunnerLost, RunnerError):
         return False
     return True
-
-
-def _places(dataset: DataSet, boot: Boot) -> Places:
-    def in_guest(name: str) -> str:
-        tree, _, rest = name.partition("/")
-        return posixpath.join(boot.data_roots[tree], rest)
-
-    sample = [in_guest(name) for name in dataset.sample()]
-    return Places(boot.data_roots["a"], boot.data_roots["b"], boot.scratch, in_guest(dataset.large_file()), sample)
 
 
 def _one_line(what: object) -> str:

@@ -18,6 +18,8 @@ VARIABLES: Final = ("data", "twin", "scratch", "large_file", "sample")
 SLACK_BYTES: Final = 2 << 20
 _RANDOM_READS: Final = 1024
 _PAGE: Final = 4096
+_NEW_FILES: Final = 500
+_NEW_BYTES: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +43,17 @@ class Reads:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One pipeline. ``exit_codes`` are the right ones, one per argv (0 where none is given); ``weight`` is its time relative to ``cat``."""
+    """One pipeline. ``exit_codes`` are the right ones, one per argv (0 where none is given); ``weight`` is its time relative to ``cat``.
+
+    ``writes``: it leaves something in the scratch; ``written_bytes`` are the least that its processes must have written then.
+    """
 
     pipeline: tuple[tuple[str, ...], ...]
     reads: Reads
     writes: bool = False
     exit_codes: tuple[int, ...] = ()
     weight: float = 1.0
+    written_bytes: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The form that goes into a plan, where it needs no table any more."""
@@ -64,9 +70,23 @@ _RANDOM_READ: Final = (
     " for (1 .. $$n) { sysseek($$f, 4096 * int(rand($$pages)), 0); sysread($$f, my $$page, 4096) == 4096 or die $$! }"
 )
 
+_MMAP_READ: Final = (
+    "import mmap, os, sys\n"
+    "for path in sys.argv[1:]:\n"
+    "    fd = os.open(path, os.O_RDONLY)\n"
+    "    pages = memoryview(mmap.mmap(fd, 0, mmap.MAP_PRIVATE, mmap.PROT_READ))\n"
+    "    for at in range(0, len(pages), 1 << 20): os.write(1, pages[at:at + (1 << 20)])\n"
+    "    os.close(fd)\n"
+)
+_CREATE_FILES: Final = (
+    "my ($$top, $$n) = @ARGV; mkdir($$top) or die $$!;"
+    f" for (1 .. $$n) {{ open(my $$f, '>', qq($$top/$$_)) or die $$!; print $$f 'x' x {_NEW_BYTES}; close($$f) or die $$! }}"
+)
+
 WORKLOADS: Final[dict[str, Workload]] = {
     "cat": Workload((_each_file("$data", "cat"),), Reads("all")),
     "cp": Workload((("cp", "-r", "$data", "$scratch/copy"),), Reads("all"), writes=True, weight=2.0),
+    "large_files": Workload((_each_file("$data/large", "cat"),), Reads("large")),
     # A pattern that never occurs: at a hit, grep with its output on /dev/null stops reading.
     "grep": Workload(
         (("grep", "-r", "-F", "No line of the data set says THIS", "$data"),), Reads("all"), exit_codes=(1,)
@@ -86,10 +106,29 @@ WORKLOADS: Final[dict[str, Workload]] = {
         Reads("large", bytes=_RANDOM_READS * _PAGE),
         weight=2.0,
     ),
+    # Mapped, and from there into a pipe: cat counts what came out of page faults. A private mapping is one that every path allows.
+    "mmap_read": Workload(
+        (_each_file("$data/large", "python3", "-SEc", _MMAP_READ), ("cat",)), Reads("large"), weight=2.0
+    ),
+    "ls_recursive": Workload((("ls", "-lR", "$data"),), Reads("none"), weight=0.4),
     "write_fsync": Workload(
         (("dd", "if=/dev/zero", "of=$scratch/written", "bs=65536", "count=64", "conv=fsync", "status=none"),),
         Reads("none", bytes=4 << 20),
         writes=True,
+        written_bytes=4 << 20,
+    ),
+    # A journal: every record is on the disk before the next is written.
+    "append_fsync": Workload(
+        (("dd", "if=/dev/zero", "of=$scratch/journal", "bs=4096", "count=64", "oflag=dsync", "status=none"),),
+        Reads("none", bytes=64 * _PAGE),
+        writes=True,
+        written_bytes=64 * _PAGE,
+    ),
+    "create_files": Workload(
+        (("perl", "-e", _CREATE_FILES, "$scratch/new", str(_NEW_FILES)),),
+        Reads("none"),
+        writes=True,
+        written_bytes=_NEW_FILES * _NEW_BYTES,
     ),
 }
 
@@ -132,7 +171,12 @@ def parse(name: str, definition: Mapping[str, Any]) -> Workload:
                 )
     bounds = Reads(reads["part"], reads.get("bytes"), least, most)
     return Workload(
-        pipeline, bounds, bool(definition.get("writes", False)), exit_codes, float(definition.get("weight", 1.0))
+        pipeline,
+        bounds,
+        bool(definition.get("writes", False)),
+        exit_codes,
+        float(definition.get("weight", 1.0)),
+        int(definition.get("written_bytes", 0)),
     )
 
 
@@ -144,6 +188,7 @@ def from_plan(definition: Mapping[str, Any]) -> Workload:
         definition["writes"],
         tuple(definition["exit_codes"]),
         definition["weight"],
+        definition.get("written_bytes", 0),  # plans of older runs have none
     )
 
 

@@ -146,6 +146,15 @@ def test_workload_that_read_too_little_is_invalid(paths: HostPaths) -> None:
     assert record["message"].startswith("read 100 bytes where 315000 to ")
 
 
+def test_workload_that_wrote_too_little_is_invalid(paths: HostPaths) -> None:
+    bed = FakeTestbed(paths.state, answer={"written_bytes": 100})
+    own = {"writing": {"pipeline": [["true"]], "reads": {"part": "none"}, "writes": True, "written_bytes": 1 << 20}}
+    go(make(systems=["hfs"], host_cache=["cold"], residency=[], timed=["writing"], workloads=own), paths, bed)
+    (record,) = found(paths)
+    assert (record["status"], record["reason"]) == ("invalid", "bytes_missed")
+    assert record["message"] == "wrote 100 bytes where at least 1048576 were expected"
+
+
 def test_wrong_exit_code_is_a_failure_with_the_last_words(paths: HostPaths) -> None:
     own = {"broken": {"pipeline": [["ls", "/no/such/place"]], "reads": {"part": "none"}}}
     go(

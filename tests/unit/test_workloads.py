@@ -18,7 +18,9 @@ _COUNT = """
 import json, subprocess, sys
 def rchar():
     return int(open("/proc/self/io").read().split()[1])
-pipeline, before, source, children = json.loads(sys.argv[1]), rchar(), None, []
+def wchar():
+    return int(open("/proc/self/io").read().split()[3])
+pipeline, before, written, source, children = json.loads(sys.argv[1]), rchar(), wchar(), None, []
 for position, argv in enumerate(pipeline):
     last = position == len(pipeline) - 1
     child = subprocess.Popen(argv, stdin=source or subprocess.DEVNULL, stdout=subprocess.DEVNULL if last else subprocess.PIPE)
@@ -27,7 +29,7 @@ for position, argv in enumerate(pipeline):
     source = child.stdout
     children.append(child)
 codes = [child.wait() for child in children]
-print(json.dumps({"codes": codes, "read": rchar() - before}))
+print(json.dumps({"codes": codes, "read": rchar() - before, "written": wchar() - written}))
 """
 
 
@@ -73,6 +75,8 @@ def test_each_reads_what_it_declares(name: str, places: Places) -> None:
     answer = json.loads(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
     assert answer["codes"] == list(workload.exit_codes or [0] * len(workload.pipeline))
     assert bytes_missed(workload.reads, wanted, answer["read"]) is None
+    assert answer["written"] >= workload.written_bytes
+    assert workload.written_bytes == 0 or workload.writes
 
 
 def test_utility_that_reads_nothing_is_found_out(places: Places) -> None:

@@ -14,6 +14,7 @@ from . import (
     idle_guest,
     ksm_cost,
     overlap,
+    path_length,
     reclaim,
     semantic_gap,
 )
@@ -28,6 +29,7 @@ PROBES: Final[dict[str, Probe]] = {
         idle_guest.PROBE,
         ksm_cost.PROBE,
         overlap.PROBE,
+        path_length.PROBE,
         reclaim.PROBE,
         semantic_gap.PROBE,
     )

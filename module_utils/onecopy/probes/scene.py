@@ -10,7 +10,7 @@ from .. import state
 from ..host_data import HostData
 from ..systems import SYSTEMS, System
 from ..testbed import Boot
-from ..workloads import WORKLOADS
+from ..workloads import WORKLOADS, Workload
 
 if TYPE_CHECKING:
     from ..trial import Context
@@ -49,9 +49,16 @@ class Scene:
         options: Mapping[str, Any] = self.context.plan["labels"][self.trial["label"]]["options"]
         return options
 
-    def reach(self, host_cache: str, guest_cache: str, *, is_residency: bool = True) -> dict[str, Any]:
+    def reach(
+        self,
+        host_cache: str,
+        guest_cache: str,
+        *,
+        is_residency: bool = True,
+        workload: Workload = WORKLOADS["cat"],
+    ) -> dict[str, Any]:
         """Bring every guest and the host to a verified state. Raises state.StateMissedError."""
-        wanted = state.Wanted(self.system, host_cache, guest_cache, is_residency, WORKLOADS["cat"])
+        wanted = state.Wanted(self.system, host_cache, guest_cache, is_residency, workload)
         return state.reach(self.boots, self.data, wanted, self.context.drop_host, self.phases)
 
     def run(self, boot: Boot, *pipeline: Sequence[str]) -> dict[str, Any]:

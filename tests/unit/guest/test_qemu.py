@@ -125,7 +125,7 @@ def test_kvm_and_instruction_counting() -> None:
     assert kvm[kvm.index("-accel") + 1 : kvm.index("-accel") + 4] == ["kvm", "-cpu", "host"]
     counted = qemu.argv(replace(SPEC, icount=True, cpu_model="max,-erms,-fsrm"))
     assert counted[counted.index("-accel") + 1] == "tcg,thread=single,tb-size=64"
-    assert counted[counted.index("-icount") + 1] == "shift=0,sleep=off"
+    assert counted[counted.index("-icount") + 1] == "shift=0,sleep=on"
     assert counted[counted.index("-cpu") + 1] == "max,-erms,-fsrm"
 
 
