@@ -115,6 +115,11 @@ def system_of(run: Run, label: str) -> str:
     return str(entry["system"]) if entry else label
 
 
+def task(row: Mapping[str, Any]) -> str:
+    """What was done, by how a comparison calls it: the workload, and how many guests were alive where it was not one."""
+    return f"{row['workload']} with {row['guests']} guests" if row["guests"] > 1 else str(row["workload"])
+
+
 def _twins(run: Run) -> list[tuple[str, str]]:
     """Pairs of labels of one system with the same options: the first label against each other one."""
     equal: dict[str, list[str]] = defaultdict(list)
@@ -128,9 +133,7 @@ def _twins(run: Run) -> list[tuple[str, str]]:
 def _states(run: Run, measured: Metric) -> States:
     rows: dict[tuple[str, str, str, str], dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
     for record in run.ok(measured.kind):
-        rows[record["host"], record["label"], record["host_cache"], record["guest_cache"]][record["workload"]].append(
-            record
-        )
+        rows[record["host"], record["label"], record["host_cache"], record["guest_cache"]][task(record)].append(record)
     return {
         key: {
             name: sample for name, records in sorted(workloads.items()) if (sample := by_boot(records, measured.value))

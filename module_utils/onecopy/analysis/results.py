@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from . import figures
-from .comparisons import BASELINE, GEOMETRIC_MEAN
+from .comparisons import BASELINE, GEOMETRIC_MEAN, task
 from .document import Block, Cell, Column, Figure, Figures, Section, Table, Text, Tone, text_row
 from .metrics import wall_seconds
 from .stored_run import Run
@@ -227,7 +227,7 @@ def _times_table(run: Run, rows: Sequence[Row], comparisons: Iterable[Row]) -> T
     columns += [Column("compared", "Holm, all comparisons of times")]
     cells = []
     for row in sorted(rows, key=lambda row: str(row["workload"])):
-        ratio = against.get((row["label"], row["host"], row["workload"], row["host_cache"], row["guest_cache"]))
+        ratio = against.get((row["label"], row["host"], task(row), row["host_cache"], row["guest_cache"]))
         cells.append(
             text_row(
                 row["workload"],

@@ -142,6 +142,23 @@ def test_probes_take_part_in_the_aa_pair(tmp_path: Path, claims: dict[str, Any],
     assert summary.summarise(stored_run.load(directory), claims)["aa"]["outcome"] == outcome
 
 
+def test_one_guest_and_two_are_not_taken_for_repeats_of_each_other(tmp_path: Path, claims: dict[str, Any]) -> None:
+    systems = ["gfs", {"system": "gfs", "label": "gfs_again"}]
+    plan = invented.plan("tcg", systems=systems, probes=["idle_guest"], residency=[], timed=[], guests=[1, 2])
+
+    def change(record: dict[str, Any]) -> None:
+        for part in ("copies", "io_path"):
+            record.pop(part, None)
+        record["probe"] = {"metrics": {"guest_free_bytes": 1000 * record["guests"] + record["repeat"]}}
+
+    found = summary.summarise(
+        stored_run.load(invented.store(tmp_path, plan, invented.records(plan, change=change))), claims
+    )
+    rows = {row["workload"]: row for row in found["aa"]["comparisons"]}
+    assert set(rows) == {"idle_guest", "idle_guest with 2 guests"}
+    assert {row["n_of"] for row in rows.values()} == {3}
+
+
 def test_times_alone_can_fail_the_aa_pair(tmp_path: Path, claims: dict[str, Any]) -> None:
     found = judged(tmp_path, claims, change=slow("gfs_again", 1.5), repeats=6)
     assert found["aa"]["outcome"] == "distinguishable"
