@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterator
 from typing import Final, Literal, NamedTuple
 
 PAGE_SIZE: Final = 4096
+# A data set's tree that came from a user as it is, and the size from which its files are large ones.
+OWN_TREE: Final = "tree"
+LARGE_BYTES: Final = 1 << 20
 _SYS_CACHESTAT: Final = 451
 _AT_EMPTY_PATH: Final = 0x1000
 _AT_STATX_DONT_SYNC: Final = 0x4000
@@ -184,6 +187,21 @@ def walk_files(top: str, on_error: Callable[[OSError], None] | None = None) -> I
             continue
         yield from (entry.path for entry in entries if entry.is_file(follow_symlinks=False))
         pending.extend(entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=False))
+
+
+def walk_part(part: str) -> Iterator[str]:
+    """Yield the files of one part of a data set, such as ``…/a/large``: a directory; or, of a user's own ``…/a/tree`` beside it, by size.
+
+    Any other file or directory gives what walk_files() gives.
+    """
+    parent, name = os.path.split(part)
+    own = os.path.join(parent, OWN_TREE)
+    if name not in ("large", "small") or not os.path.isdir(own):
+        yield from walk_files(part)
+        return
+    for path in walk_files(own):
+        if (os.lstat(path).st_size >= LARGE_BYTES) == (name == "large"):
+            yield path
 
 
 def _page_range(fd: int, offset: int, length: int) -> tuple[int, int]:

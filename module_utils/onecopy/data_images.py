@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import dataset, fiemap, image
-from .cachestat import walk_files
+from .cachestat import walk_part
 from .commands import run
 from .paths import HostPaths
 from .systems import SYSTEMS
@@ -87,7 +87,7 @@ def find_ranges(path: Path) -> Ranges:
         return {
             part: fiemap.merge(
                 (extent.physical, extent.length)
-                for file in walk_files(str(top / part))
+                for file in walk_part(str(top / part))
                 for extent in fiemap.extents(file)
             )
             for part in dataset.PARTS
@@ -97,7 +97,7 @@ def find_ranges(path: Path) -> Ranges:
 def file_extents(path: Path, part: str) -> dict[str, list[fiemap.Extent]]:
     """Where in the image the data of each file of a part lie, by its name from the top of the image."""
     with mounted(path) as top:
-        return {os.path.relpath(file, top): list(fiemap.extents(file)) for file in walk_files(str(top / part))}
+        return {os.path.relpath(file, top): list(fiemap.extents(file)) for file in walk_part(str(top / part))}
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -96,14 +96,9 @@ def make(spec: DatasetSpec, share: Path, manifest: Path) -> dict[str, Any]:
 
     A broken-off run leaves no manifest, so the next one starts again. Raises NoSpaceError, OSError.
     """
-    manifest.parent.mkdir(parents=True, exist_ok=True)
-    manifest.unlink(missing_ok=True)
-    data = share / "data"
-    if data.exists():
-        shutil.rmtree(data)
+    data = start(share, manifest)
     plan = list(files(spec))
     image.require_space(share, 2 * sum(-(-file.size // PAGE_BYTES) * PAGE_BYTES for file in plan) + 16 * _MIB)
-    (share / "scratch").mkdir(parents=True, exist_ok=True)
     listed, digests = [], []
     for file in plan:
         pieces = list(content(spec, file))
@@ -114,15 +109,38 @@ def make(spec: DatasetSpec, share: Path, manifest: Path) -> dict[str, Any]:
             whole.update(piece)
             digests.append(page_digests(piece))
         listed.append({"path": file.path, "size": file.size, "sha256": whole.hexdigest()})
+    return finish(asdict(spec), ["a", "b"], listed, digests, data, manifest)
+
+
+def start(share: Path, manifest: Path) -> Path:
+    """Remove the data set that was there, manifest first; return where its data go. The scratch is there then, too."""
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    manifest.unlink(missing_ok=True)
+    data = share / "data"
+    if data.exists():
+        shutil.rmtree(data)
+    (share / "scratch").mkdir(parents=True, exist_ok=True)
+    return data
+
+
+def finish(
+    spec: Mapping[str, Any],
+    trees: Sequence[str],
+    listed: Sequence[Mapping[str, Any]],
+    digests: Iterable[bytes],
+    data: Path,
+    manifest: Path,
+) -> dict[str, Any]:
+    """Set the data's times, write the sidecar of page ``digests`` and, last, the manifest; return it. ``listed``: path, size, sha256."""
     _set_times(data)
     os.sync()
     sidecar = pages_path(manifest)
     sidecar.write_bytes(b"".join(digests))
     document = {
         "format": FORMAT,
-        "spec": asdict(spec),
-        "trees": ["a", "b"],
-        "files": listed,
+        "spec": dict(spec),
+        "trees": list(trees),
+        "files": list(listed),
         "pages": {
             "file": sidecar.name,
             "digest_bytes": DIGEST_BYTES,
@@ -162,10 +180,17 @@ def file_pages(manifest: Path, document: Mapping[str, Any]) -> Iterator[tuple[st
 
 def find_difference(spec: DatasetSpec, share: Path, manifest: Path, is_thorough: bool = False) -> str | None:
     """Why the data set has to be made (again): one line; None when it is there. ``is_thorough`` reads every byte."""
+    return find_stored_difference(asdict(spec), share, manifest, is_thorough)
+
+
+def find_stored_difference(
+    spec: Mapping[str, Any], share: Path, manifest: Path, is_thorough: bool = False
+) -> str | None:
+    """The same for a data set of any kind, whose manifest holds ``spec``."""
     document = read_manifest(manifest)
     if document is None:
         return f"{manifest} is missing"
-    if document.get("format") != FORMAT or document.get("spec") != asdict(spec):
+    if document.get("format") != FORMAT or document.get("spec") != spec:
         return f"{manifest} is of another data set"
     for path in (pages_path(manifest), share / "scratch"):
         if not path.exists():
@@ -174,7 +199,7 @@ def find_difference(spec: DatasetSpec, share: Path, manifest: Path, is_thorough:
 
 
 def _find_damage(document: Mapping[str, Any], share: Path, is_thorough: bool) -> str | None:
-    for tree in "ab":
+    for tree in document["trees"]:
         for file in document["files"]:
             path = share / "data" / tree / file["path"]
             try:
@@ -194,10 +219,12 @@ def _write(path: Path, pieces: list[bytes]) -> None:
 
 def _set_times(top: Path) -> None:
     # Owners, modes and times go into the images, which are to be equal wherever they are made.
-    for directory, _, names in os.walk(top, topdown=False):
-        for name in names:
+    for directory, directories, names in os.walk(top, topdown=False):
+        links = [name for name in directories if os.path.islink(os.path.join(directory, name))]
+        for name in (*names, *links):
             path = os.path.join(directory, name)
-            os.chmod(path, 0o644)
-            os.utime(path, (image.EPOCH, image.EPOCH))
+            if not os.path.islink(path):
+                os.chmod(path, 0o755 if os.stat(path).st_mode & 0o100 else 0o644)
+            os.utime(path, (image.EPOCH, image.EPOCH), follow_symlinks=False)
         os.chmod(directory, 0o755)
         os.utime(directory, (image.EPOCH, image.EPOCH))

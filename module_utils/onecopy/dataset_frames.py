@@ -32,7 +32,7 @@ def count(
 ) -> dict[str, Any]:
     """page_frames.summary() of the parties ``host``, ``guest PID`` and ``daemon PID``. Raises PageFramesError, OSError."""
     wanted = wanted_pages(manifest, parts)
-    sources = [Source("host", Path(file)) for top in paths for file in cachestat.walk_files(top)]
+    sources = [Source("host", Path(file)) for top in paths for file in cachestat.walk_part(top)]
     sources += [Source("host", path, ranges) for path, ranges in images]
     private = []
     for pid in guests:

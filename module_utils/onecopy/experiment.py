@@ -202,7 +202,7 @@ def _check_workloads(experiment: Mapping[str, Any], name: str) -> list[Workload]
     if not residency and not timed and not experiment.get("probes"):
         raise ExperimentError(f"{name}: residency, timed and probes name nothing to do: name at least one")
     for position, workload in enumerate(residency):
-        if not table[workload].reads.full:
+        if not table[workload].reads.countable:
             full = ", ".join(sorted(known for known in table if table[known].reads.full))
             raise ExperimentError(
                 f"{name}: residency[{position}]: {workload!r} does not read every page of its part, so copies cannot be counted: take one of {full}"
@@ -250,7 +250,12 @@ def _check_probes(experiment: Mapping[str, Any], name: str) -> None:
 
 def _check_sizes(experiment: Mapping[str, Any], used: Iterable[Workload], name: str) -> None:
     dataset = experiment["dataset"]
+    if ("from" in dataset) != ("sha256" in dataset):
+        raise ExperimentError(f"{name}: dataset: from and sha256 go together: ./onecopy compare writes both")
     for part in ("large", "small"):
+        for number in (f"{part}_mib", f"{part}_files"):
+            if "from" not in dataset and not dataset[number]:
+                raise ExperimentError(f"{name}: dataset.{number}: 0 is too small: at least 1")
         if dataset[f"{part}_files"] > dataset[f"{part}_mib"] << 20:
             raise ExperimentError(
                 f"{name}: dataset: {dataset[f'{part}_files']} {part} files do not fit {dataset[f'{part}_mib']} MiB: every file holds at least one byte"

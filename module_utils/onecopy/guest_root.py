@@ -10,7 +10,7 @@ import platform
 import shutil
 import struct
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -202,6 +202,24 @@ def find_unlike(packages: Iterable[str], wanted: Iterable[str]) -> str | None:
     only_here, only_there = sorted(here - there), sorted(there - here)
     sides = [f"{', '.join(side[:3])}{' …' if side[3:] else ''}" or "nothing" for side in (only_here, only_there)]
     return f"{len(only_there)} of {len(there)} packages cannot be had as wanted: {sides[0]} instead of {sides[1]}"
+
+
+def find_missing_program(command: str, root: Path, tree: Path, suite: str, packages: Sequence[str]) -> str | None:
+    """One line where ``command`` is neither a program of the guests' ``root`` nor, relative, one of the data in ``tree``; else None."""
+    if "/" in command and not command.startswith("/"):
+        candidates = [tree / command]
+    elif command.startswith("/"):
+        candidates = [root / command.lstrip("/")]
+    else:
+        candidates = [root / place / command for place in ("usr/local/bin", "usr/bin", "bin", "usr/sbin", "sbin")]
+    # A link in the root points into the root, where this machine cannot follow it.
+    if any(path.is_symlink() or (path.is_file() and os.access(path, os.X_OK)) for path in candidates):
+        return None
+    named = ", ".join(packages) or "no others"
+    return (
+        f"{command!r} is not in the guest image (Debian {suite}: essential packages, and {named}) nor a program in the data: "
+        "name the package that has it with --packages, or use another command"
+    )
 
 
 def _runner_digest(files: Mapping[str, bytes]) -> str:

@@ -22,6 +22,7 @@ READ_PARTS: Final[Mapping[str, tuple[str, ...]]] = {
     "small": ("a/small",),
     "both": PARTS,
     "sample": ("a/small",),
+    "some": ("a/large", "a/small"),
     "none": (),
 }
 
@@ -55,13 +56,13 @@ class DataSet:
         files: dict[str, list[tuple[str, int]]] = {}
         for part in PARTS:
             try:
-                paths = list(cachestat.walk_files(str(root / part)))
+                paths = list(cachestat.walk_part(str(root / part)))
             except OSError as error:
                 raise DataMissingError(
                     f"{error.filename}: {error.strerror}: make the data set (role dataset) first"
                 ) from error
             files[part] = [(os.path.relpath(path, root), os.stat(path).st_size) for path in paths]
-            if not files[part]:
+            if not files[part] and not (root / "a" / cachestat.OWN_TREE).is_dir():
                 raise DataMissingError(f"{root / part}: holds no file: make the data set (role dataset) first")
         return cls(files)
 
@@ -85,8 +86,8 @@ class DataSet:
         return [small[position * len(small) // count] for position in range(count)]
 
     def large_file(self) -> str:
-        """The first big file of tree a."""
-        return self.files["a/large"][0][0]
+        """The first big file of tree a; a small one where there is no other."""
+        return (self.files["a/large"] or self.files["a/small"])[0][0]
 
 
 class HostData(Protocol):
@@ -213,6 +214,6 @@ def _opened(path: str) -> Iterator[int]:
 
 def _open_all(root: Path, parts: Collection[str]) -> Iterator[int]:
     for part in parts:
-        for path in cachestat.walk_files(str(root / part)):
+        for path in cachestat.walk_part(str(root / part)):
             with _opened(path) as fd:
                 yield fd

@@ -50,7 +50,8 @@ def copies(
 ) -> dict[str, Any]:
     """``copies``, ``extra_pages``, ``overhead_pages`` and ``reclaimed_pages`` of one residency trial, after its workload.
 
-    R is what the workload is defined to read, all of it (its bytes are asserted). ``guest``: residency of the held parts in the guest.
+    R is what the workload is defined to read, all of it (its bytes are asserted). Of ``some`` nobody knows it: after a cold start R is at
+    least what the party holds that holds most, and a part of which nobody holds a page is left out. ``guest``: residency of the held parts in the guest.
     """
     read = READ_PARTS[workload.reads.part]
     guest = guest or {}
@@ -65,6 +66,10 @@ def copies(
         for name, parts in groups.items()
         if parts
     }
+    if workload.reads.part == "some":
+        for count in counted.values():
+            count["accessed_pages"] = max(count[party] for party in ("host_pages", "guest_pages", "daemon_pages"))
+        counted = {name: count for name, count in counted.items() if count["accessed_pages"]}
     outside = tuple(part for part in PARTS if part not in read)
     extra = data.resident_pages(outside) + sum(guest[part]["resident_pages"] for part in outside if part in guest)
     # Where the path does not use the host's cache, what the kernel remembers is from before this trial.

@@ -5,6 +5,7 @@ Usage: ``main.py port NAME`` or ``main.py socket PATH``. Imports little: start-u
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -119,15 +120,16 @@ class Runner:
         return {}
 
     def op_prefetch(self, trees: list[str]) -> Result:
-        """Read every file below ``trees`` once."""
+        """Read every file below ``trees`` once; a tree that is not there has none."""
         total = 0
         for tree in trees:
-            for path in cachestat.walk_files(tree):
-                fd = os.open(path, os.O_RDONLY)
-                try:
-                    total += cachestat.prefetch(fd)
-                finally:
-                    os.close(fd)
+            with contextlib.suppress(FileNotFoundError):
+                for path in cachestat.walk_part(tree):
+                    fd = os.open(path, os.O_RDONLY)
+                    try:
+                        total += cachestat.prefetch(fd)
+                    finally:
+                        os.close(fd)
         return {"bytes": total}
 
     def op_hold(self, parts: dict[str, str]) -> Result:
@@ -138,7 +140,7 @@ class Runner:
         for name, directory in parts.items():
             descriptors = self._held[name] = {}
             pages = 0
-            for position, path in enumerate(cachestat.walk_files(directory)):
+            for position, path in enumerate(cachestat.walk_part(directory)):
                 fd = descriptors[position] = os.open(path, os.O_RDONLY)
                 pages += -(-os.fstat(fd).st_size // cachestat.PAGE_SIZE)
             result[name] = {"files": len(descriptors), "pages": pages}
@@ -296,7 +298,7 @@ class _Residency:
 
 def _tree_residency(directory: str) -> Result:
     total = _Residency()
-    for path in cachestat.walk_files(directory):
+    for path in cachestat.walk_part(directory):
         fd = os.open(path, os.O_RDONLY)
         try:
             total.add(fd)

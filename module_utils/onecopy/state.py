@@ -131,10 +131,12 @@ def reach(
 
 
 def programs(workload: Workload) -> list[str]:
-    """Files of the programs that a pipeline starts."""
+    """Files of the programs that a pipeline starts; those that lie in the data are data."""
     names = {argv[0] for argv in workload.pipeline}
     names |= {following for argv in workload.pipeline for word, following in pairwise(argv) if word == "-exec"}
-    return sorted(name if name.startswith("/") else f"/usr/bin/{name}" for name in names)
+    return sorted(
+        name if name.startswith("/") else f"/usr/bin/{name}" for name in names if name[:1] == "/" or "/" not in name
+    )
 
 
 def _bring_guest(boot: Boot, wanted: Wanted) -> None:

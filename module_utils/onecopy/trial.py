@@ -15,7 +15,7 @@ from .probes import PROBES, ProbeError, Scene
 from .runner_client import RunnerError, RunnerLost
 from .systems import SYSTEMS
 from .testbed import Boot
-from .workloads import Workload, bytes_missed, command_line
+from .workloads import Workload, bytes_missed, command_line, working_directory
 
 RECORD_SCHEMA: Final = 1
 REASONS: Final = frozenset(
@@ -163,7 +163,8 @@ def _measure_once(context: Context, boot: Boot, data: HostData, record: Record, 
     workload = context.workloads[trial["workload"]]
     has_guest = trial["guest_cache"] != "none"
     is_residency = trial["kind"] == "residency"
-    pipeline = command_line(workload, state.places(context.dataset, boot))
+    places = state.places(context.dataset, boot)
+    pipeline, cwd = command_line(workload, places), working_directory(workload, places)
     wanted = state.Wanted(SYSTEMS[trial["system"]], trial["host_cache"], trial["guest_cache"], is_residency, workload)
     wanted_bytes = context.dataset.wanted_bytes(workload.reads)
 
@@ -174,7 +175,7 @@ def _measure_once(context: Context, boot: Boot, data: HostData, record: Record, 
     before = measure.Sample(boot, has_guest)
     now = context.clock()
     timeout = float(context.plan["timeout_seconds"])
-    result = boot.runner.call("run", timeout + _ANSWER_SECONDS, pipeline=pipeline, timeout_seconds=timeout, cwd="/")
+    result = boot.runner.call("run", timeout + _ANSWER_SECONDS, pipeline=pipeline, timeout_seconds=timeout, cwd=cwd)
     phases.measure("workload", now)
     after = measure.Sample(boot, has_guest)
     timed_out = bool(result.pop("timed_out"))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
-Part = Literal["all", "large", "small", "both", "sample", "none"]
+Part = Literal["all", "large", "small", "both", "sample", "some", "none"]
 SAMPLE_FILES: Final = 500
 VARIABLES: Final = ("data", "twin", "scratch", "large_file", "sample")
 # Programs also read their libraries, locale and directory of processes; more than this beside the data is a mistake.
@@ -25,6 +25,8 @@ _NEW_BYTES: Final = 1024
 @dataclass(frozen=True, slots=True)
 class Reads:
     """What a workload must read: ``part`` of the data set (``both`` trees, the ``sample`` of small files) or ``bytes`` out of that part.
+
+    ``some``: somebody's own command, of which nobody knows what it reads; nothing is asserted then, and what it read is recorded.
 
     ``least`` and ``most`` bound what its processes read by read(2) and its like, as a factor of those bytes: a byte that goes through a
     pipe is read twice.
@@ -40,12 +42,17 @@ class Reads:
         """Whether every page of the part is read, so that copies of it can be counted."""
         return self.bytes is None and self.part in ("all", "large", "small", "both")
 
+    @property
+    def countable(self) -> bool:
+        """Whether copies can be counted: of ``some``, too, since after a cold start only what was read is cached."""
+        return self.full or self.part == "some"
+
 
 @dataclass(frozen=True, slots=True)
 class Workload:
     """One pipeline. ``exit_codes`` are the right ones, one per argv (0 where none is given); ``weight`` is its time relative to ``cat``.
 
-    ``writes``: it leaves something in the scratch; ``written_bytes`` are the least that its processes must have written then.
+    ``writes``: it leaves something in the scratch; ``written_bytes`` are the least that its processes must have written then. ``cwd``: where it runs.
     """
 
     pipeline: tuple[tuple[str, ...], ...]
@@ -54,10 +61,12 @@ class Workload:
     exit_codes: tuple[int, ...] = ()
     weight: float = 1.0
     written_bytes: int = 0
+    cwd: str = "/"
 
     def as_dict(self) -> dict[str, Any]:
         """The form that goes into a plan, where it needs no table any more."""
-        return asdict(self) | {"pipeline": [list(argv) for argv in self.pipeline], "exit_codes": list(self.exit_codes)}
+        plain = asdict(self) | {"pipeline": [list(argv) for argv in self.pipeline], "exit_codes": list(self.exit_codes)}
+        return {key: value for key, value in plain.items() if key != "cwd" or value != "/"}
 
 
 def _each_file(tree: str, *argv: str) -> tuple[str, ...]:
@@ -157,18 +166,19 @@ def parse(name: str, definition: Mapping[str, Any]) -> Workload:
     exit_codes = tuple(definition.get("exit_codes", ()))
     if exit_codes and len(exit_codes) != len(pipeline):
         raise ValueError(f"workloads.{name}.exit_codes: {len(exit_codes)} given for {len(pipeline)} programs: one each")
-    for position, argv in enumerate(pipeline):
-        for word in argv:
-            try:
-                template = string.Template(word)
-                known = template.is_valid() and set(template.get_identifiers()) <= set(VARIABLES)
-            except ValueError:
-                known = False
-            if not known:
-                raise ValueError(
-                    f"workloads.{name}.pipeline[{position}]: {word!r} has an unknown variable: known: "
-                    f"{', '.join('$' + known_name for known_name in VARIABLES)}; write $$ for a dollar sign"
-                )
+    cwd = definition.get("cwd", "/")
+    words = [(f"pipeline[{position}]", word) for position, argv in enumerate(pipeline) for word in argv]
+    for place, word in [*words, ("cwd", cwd)]:
+        try:
+            template = string.Template(word)
+            known = template.is_valid() and set(template.get_identifiers()) <= set(VARIABLES)
+        except ValueError:
+            known = False
+        if not known:
+            raise ValueError(
+                f"workloads.{name}.{place}: {word!r} has an unknown variable: known: "
+                f"{', '.join('$' + known_name for known_name in VARIABLES)}; write $$ for a dollar sign"
+            )
     bounds = Reads(reads["part"], reads.get("bytes"), least, most)
     return Workload(
         pipeline,
@@ -177,6 +187,7 @@ def parse(name: str, definition: Mapping[str, Any]) -> Workload:
         exit_codes,
         float(definition.get("weight", 1.0)),
         int(definition.get("written_bytes", 0)),
+        cwd,
     )
 
 
@@ -189,12 +200,13 @@ def from_plan(definition: Mapping[str, Any]) -> Workload:
         tuple(definition["exit_codes"]),
         definition["weight"],
         definition.get("written_bytes", 0),  # plans of older runs have none
+        definition.get("cwd", "/"),
     )
 
 
 def command_line(workload: Workload, places: Places) -> list[list[str]]:
     """The pipeline with its variables filled in."""
-    values = {"data": places.data, "twin": places.twin, "scratch": places.scratch, "large_file": places.large_file}
+    values = _values(places)
     pipeline = []
     for argv in workload.pipeline:
         words: list[str] = []
@@ -204,8 +216,19 @@ def command_line(workload: Workload, places: Places) -> list[list[str]]:
     return pipeline
 
 
+def working_directory(workload: Workload, places: Places) -> str:
+    """Where the pipeline runs, its variables filled in."""
+    return string.Template(workload.cwd).substitute(_values(places))
+
+
+def _values(places: Places) -> dict[str, str]:
+    return {"data": places.data, "twin": places.twin, "scratch": places.scratch, "large_file": places.large_file}
+
+
 def bytes_missed(reads: Reads, wanted_bytes: int, read_bytes: int) -> str | None:
     """None when ``read_bytes`` is what reading ``wanted_bytes`` must show; otherwise one line that says how far off it is."""
+    if reads.part == "some":
+        return None
     least = int(reads.least * wanted_bytes) if reads.part != "none" else 0
     most = int(reads.most * wanted_bytes) + SLACK_BYTES
     if least <= read_bytes <= most:

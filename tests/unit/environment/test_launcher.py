@@ -32,6 +32,12 @@ def test_help(arguments: tuple[str, ...]) -> None:
         (("run", "no_such_experiment"), "no experiment 'no_such_experiment'"),
         (("report", "reports/example", "--against"), "--against needs a second run"),
         (("run", "none/such.yml"), "no experiment 'none/such.yml'"),
+        (("compare",), "--data is missing: ./onecopy compare --data DIR"),
+        (("compare", "--data"), "--data needs a value"),
+        (("compare", "--data", "/tmp"), "the command is missing, after --"),
+        (("compare", "--data", "/tmp", "--"), "the command is missing, after --"),
+        (("compare", "--data", "/tmp", "cat"), "compare does not know 'cat'"),
+        (("compare", "-i", "none", "--data", "/tmp", "--", "cat", "-i", "x"), "no inventory 'none'"),
     ],
 )
 def test_refusals_are_one_line(arguments: tuple[str, ...], says: str) -> None:
