@@ -12,6 +12,7 @@ from .circumstances import gaps_section, method_section, plan_section
 from .comparisons import DISTINGUISHABLE, NOT_DISTINGUISHABLE
 from .document import Document, Text, Tone
 from .probe_results import probe_sections
+from .ranking import ranking_section
 from .results import TCG_BANNER, claims_section, copies_section, io_section, times_sections
 from .stored_run import Run
 
@@ -25,7 +26,8 @@ _TRUST = (
 
 def document(run: Run, summary: Mapping[str, Any]) -> Document:
     """Everything the report says, in order."""
-    sections = [copies_section(run, summary)] if summary["copies"] or not summary.get("probes") else []
+    sections = [ranking_section(run, summary["ranking"])] if summary.get("ranking") else []
+    sections += [copies_section(run, summary)] if summary["copies"] or not summary.get("probes") else []
     sections += [*probe_sections(run, summary), claims_section(summary), *times_sections(run, summary)]
     io_path = io_section(run, summary)
     sections += [io_path] if io_path else []

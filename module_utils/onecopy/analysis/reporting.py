@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import claims, report, stored_run, two_runs
+from .ranking import ranking_lines
 from .results import TCG_BANNER
 from .stored_run import RunError
 from .summary import dump, summarise
@@ -92,6 +93,7 @@ def lines(summary: Mapping[str, Any], directory: Path) -> list[str]:
             f"{row['copies']:.2f} (host {row['host_cache']}, guest {row['guest_cache']})" for row in found
         )
         text.append(f"{label:<16} copies {states}")
+    text += ranking_lines(summary.get("ranking", []))
     text.append(f"A/A pair: {summary['aa']['outcome']}")
     decided = [f"{claim['id']} {claim['verdict']}" for claim in summary["claims"] if claim["verdict"] != "inconclusive"]
     undecided = len(summary["claims"]) - len(decided)
