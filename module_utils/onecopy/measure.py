@@ -66,14 +66,14 @@ def copies(
         for name, parts in groups.items()
         if parts
     }
+    # Where the path does not use the host's cache, what the kernel remembers is from before this trial.
+    reclaimed = data.reclaimed_pages(read) if counted["all"]["host_pages"] else 0
     if workload.reads.part == "some":
         for count in counted.values():
             count["accessed_pages"] = max(count[party] for party in ("host_pages", "guest_pages", "daemon_pages"))
         counted = {name: count for name, count in counted.items() if count["accessed_pages"]}
     outside = tuple(part for part in PARTS if part not in read)
     extra = data.resident_pages(outside) + sum(guest[part]["resident_pages"] for part in outside if part in guest)
-    # Where the path does not use the host's cache, what the kernel remembers is from before this trial.
-    reclaimed = data.reclaimed_pages(read) if counted["all"]["host_pages"] else 0
     return {
         "copies": counted,
         "extra_pages": extra,

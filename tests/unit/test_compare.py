@@ -78,6 +78,9 @@ class _Data:
     def overhead_pages(self) -> int:
         return 0
 
+    def reclaimed_pages(self, parts: tuple[str, ...]) -> int:
+        return 0
+
 
 @pytest.mark.parametrize(
     ("host", "guest", "expected"),
