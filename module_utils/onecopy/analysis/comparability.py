@@ -60,7 +60,7 @@ def require_comparable(first: Mapping[str, Any], second: Mapping[str, Any], *, a
     found = [str(difference) for difference in differences(first, second)]
     if found and not anyway:
         raise NotComparableError(
-            f"the runs are not comparable: {'; '.join(found)}: repeat one of them, or ask for it anyway"
+            f"the runs are not comparable: {'; '.join(found)}: repeat one of them, or compare them --anyway"
         )
     return [f"not comparable, compared all the same: {text}" for text in found]
 
@@ -84,4 +84,6 @@ def _value(document: Mapping[str, Any], path: str) -> str | None:
     value: Any = document
     for step in path.split("."):
         value = value.get(step) if isinstance(value, Mapping) else None
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {item}" for name, item in value.items())
     return None if value is None else str(value)
