@@ -62,6 +62,7 @@ def test_busy_time_by_the_bytes_wanted(disk_path: Path) -> None:
         "cold_spread_ratio": 0.0,
         "warm_instructions_per_byte": pytest.approx(2.0),
         "warm_spread_ratio": 0.0,
+        "cold_by_warm_ratio": pytest.approx(1.0),
     }
 
 
@@ -86,9 +87,6 @@ def test_reading_too_little_counts_for_nothing(disk_path: Path) -> None:
     ("system", "parameters", "reason"),
     [
         ("gfs", {}, None),
-        ("gfs", {"throttle_bytes_per_second": 1}, None),
-        ("myfs", {"throttle_bytes_per_second": 1}, "no block device"),
-        ("gfs_pmem_dax", {"throttle_bytes_per_second": 1}, "no block device"),
         ("gfs", {"workload": "find"}, "'find' is none"),
         ("gfs", {"workload": "cp"}, "'cp' is none"),
         ("gfs", {"workload": "grep"}, "'grep' is none"),

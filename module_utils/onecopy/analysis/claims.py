@@ -11,9 +11,9 @@ from ..systems import SYSTEMS
 from .metrics import metric
 
 SCHEMA: Final = 1
-_CLAIM_KEYS: Final = {"id", "text", "comparisons", "awaits", "means"}
+_CLAIM_KEYS: Final = {"id", "text", "comparisons", "awaits", "means", "contradictory"}
 _COMPARISON_KEYS: Final = {"name", "metric", "of", "to", "within", "workloads", "decides"}
-_SIDE_KEYS: Final = {"system", "host_cache", "guest_cache", "best"}
+_SIDE_KEYS: Final = {"system", "host_cache", "guest_cache", "best", "label"}
 
 
 class ClaimsError(Exception):

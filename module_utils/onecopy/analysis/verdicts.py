@@ -76,12 +76,12 @@ def _records(
 ) -> dict[str, dict[str, statistics.Sample]]:
     """Samples by label and workload.
 
-    A system means the label of its own name; ``best: true`` means every label it ran under.
+    A system means the label of its own name, or the ``label`` that is given; ``best: true`` means every label it ran under.
     """
     wanted = {key: selector[key] for key in ("host_cache", "guest_cache") if key in selector}
     found: dict[str, dict[str, list[Record]]] = {}
     for record in run.ok(measured.kind):
-        own = record["label"] == selector["system"] or (
+        own = record["label"] == selector.get("label", selector["system"]) or (
             selector.get("best") and system_of(run, record["label"]) == selector["system"]
         )
         if own and record["host"] == host and all(record[key] == value for key, value in wanted.items()):
@@ -102,7 +102,7 @@ def _missing(run: Run, selector: Mapping[str, Any]) -> str:
     state = " ".join(
         f"{key.removesuffix('_cache')}-{selector[key]}" for key in ("host_cache", "guest_cache") if key in selector
     )
-    return f"{system} {state} was not measured in this run".replace("  ", " ")
+    return f"{selector.get('label', system)} {state} was not measured in this run".replace("  ", " ")
 
 
 def _ratio(
@@ -212,11 +212,16 @@ def _conclude(claim: Mapping[str, Any], findings: Sequence[_Finding]) -> dict[st
     deciding = [finding for finding in findings if finding.decides]
     verdicts = [finding.verdict for finding in deciding]
     verdict: Verdict = "inconclusive"
-    if "refuted" in verdicts:
+    is_contradictory = "contradictory" in claim and {"refuted", "supported"} <= set(verdicts)
+    if is_contradictory:
+        deciding = [finding for finding in deciding if finding.verdict != "inconclusive"]
+    elif "refuted" in verdicts:
         verdict = "refuted"
     elif verdicts and all(each == "supported" for each in verdicts):
         verdict = "supported"
-    because = _because([finding for finding in deciding if finding.verdict == verdict])
+    because = _because([finding for finding in deciding if finding.verdict == verdict or is_contradictory])
+    if is_contradictory:
+        because = f"{claim['contradictory']}: {because}"
     if not claim["comparisons"]:
         because = f"not measured in this run: it takes {claim['awaits']}"
     if verdict in claim.get("means", {}):

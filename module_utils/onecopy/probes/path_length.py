@@ -28,42 +28,51 @@ def run(scene: Scene) -> Probed:
     """Metrics per state of the guest's cache (``cold``, ``warm``), medians over ``rounds``, over a warm host where the system can have one.
 
     ``STATE_instructions_per_byte``; ``STATE_spread_ratio``: largest minus smallest of the rounds, by their median; host CPU seconds of one
-    round, ``STATE_io_threads_seconds`` and ``STATE_daemon_seconds``. Raises ProbeError, and what state.reach raises.
+    round, ``STATE_io_threads_seconds`` and ``STATE_daemon_seconds``. ``cold_by_warm_ratio``: a first read by a second one. A block device
+    is read throttled too: ``throttled_by_plain_ratio`` is 1 where waiting is no work. Raises ProbeError, and what state.reach raises.
     """
-    workload = WORKLOADS[scene.parameters["workload"]]
-    pipeline = command_line(workload, state.places(scene.context.dataset, scene.boot))
-    wanted_bytes = scene.context.dataset.wanted_bytes(workload.reads)
-    count = _counter(scene)
-    host = "cold" if ("host_cache", "warm") in scene.system.not_applicable else "warm"
-    metrics: dict[str, float] = {}
-    for guest in ("cold", "warm"):
-        if ("guest_cache", guest) in scene.system.not_applicable:
-            continue
-        rounds: list[dict[str, float]] = []
-        for _ in range(scene.parameters["rounds"]):
-            scene.reach(host, guest, is_residency=False, workload=workload)
-            before = _host_seconds(scene.boot)
-            with _throttled(scene.boot, scene.parameters["throttle_bytes_per_second"]):
-                result, instructions = count(pipeline)
-            missed = bytes_missed(workload.reads, wanted_bytes, result["read_bytes"])
-            if missed is not None:
-                raise ProbeError(missed)
-            spent = {name: value - before[name] for name, value in _host_seconds(scene.boot).items()}
-            rounds.append({"instructions_per_byte": instructions / wanted_bytes, **spent})
-        metrics |= {f"{guest}_{name}": median(one[name] for one in rounds) for name in rounds[0]}
-        counted = [one["instructions_per_byte"] for one in rounds]
-        metrics[f"{guest}_spread_ratio"] = (max(counted) - min(counted)) / median(counted)
+    inapplicable = scene.system.not_applicable
+    host = "cold" if ("host_cache", "warm") in inapplicable else "warm"
+    metrics = _rounds(scene, host, "cold", "cold")
+    if ("guest_cache", "warm") not in inapplicable:
+        metrics |= _rounds(scene, host, "warm", "warm")
+        metrics["cold_by_warm_ratio"] = metrics["cold_instructions_per_byte"] / metrics["warm_instructions_per_byte"]
+    limit = int(scene.parameters["throttle_bytes_per_second"])
+    if limit and scene.system.path == "block":
+        metrics |= _rounds(scene, host, "cold", "throttled", limit)
+        throttled, plain = (metrics[f"{name}_instructions_per_byte"] for name in ("throttled", "cold"))
+        metrics["throttled_by_plain_ratio"] = throttled / plain
     return Probed(metrics)
 
 
 def unsuitable(system: System, parameters: Mapping[str, Any]) -> str | None:
-    """Workloads that read nothing have no bytes to divide by; only a block device can be throttled."""
+    """Workloads that read nothing have no bytes to divide by."""
     workload = WORKLOADS.get(parameters["workload"])
     if workload is None or workload.reads.part == "none" or workload.writes or workload.exit_codes:
         return f"workload {parameters['workload']!r} is none of the table that only reads, and reads to its end"
-    if parameters["throttle_bytes_per_second"] and system.path != "block":
-        return "there is no block device to throttle"
     return None
+
+
+def _rounds(scene: Scene, host: str, guest: str, name: str, limit: int = 0) -> dict[str, float]:
+    """Metrics called ``name`` of the workload in one state."""
+    workload = WORKLOADS[scene.parameters["workload"]]
+    pipeline = command_line(workload, state.places(scene.context.dataset, scene.boot))
+    wanted_bytes = scene.context.dataset.wanted_bytes(workload.reads)
+    count = _counter(scene)
+    rounds: list[dict[str, float]] = []
+    for _ in range(scene.parameters["rounds"]):
+        scene.reach(host, guest, is_residency=False, workload=workload)
+        before = _host_seconds(scene.boot)
+        with _throttled(scene.boot, limit):
+            result, instructions = count(pipeline)
+        missed = bytes_missed(workload.reads, wanted_bytes, result["read_bytes"])
+        if missed is not None:
+            raise ProbeError(missed)
+        spent = {party: value - before[party] for party, value in _host_seconds(scene.boot).items()}
+        rounds.append({"instructions_per_byte": instructions / wanted_bytes, **spent})
+    counted = [one["instructions_per_byte"] for one in rounds]
+    metrics = {f"{name}_{key}": median(one[key] for one in rounds) for key in rounds[0]}
+    return metrics | {f"{name}_spread_ratio": (max(counted) - min(counted)) / median(counted)}
 
 
 def _counter(scene: Scene) -> Any:

@@ -97,6 +97,51 @@ def test_an_interval_across_the_bound_is_inconclusive(tmp_path: Path, claims: di
     assert "crosses the bound" in found["C2"]["because"]
 
 
+def lengths(run: dict[str, float]) -> Callable[[dict[str, Any]], None]:
+    """Invented path lengths by label."""
+
+    def change(record: dict[str, Any]) -> None:
+        record["probe"] = {
+            "metrics": {
+                "cold_instructions_per_byte": run[record["label"]] + record["repeat"] * 1e-4,
+                "cold_by_warm_ratio": 1.1 if record["system"] == "myfs" else 2.0,
+                "throttled_by_plain_ratio": 1.01,
+            }
+        }
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("longer", "verdict", "because"),
+    [(0.9, "supported", "as claimed"), (3.0, "inconclusive", "the sign depends on how the CPU model writes")],
+)
+def test_a_sign_that_flips_between_cpu_models_leaves_a_mechanism_open(
+    tmp_path: Path, claims: dict[str, Any], longer: float, verdict: str, because: str
+) -> None:
+    systems = [
+        {"system": system, "label": f"{system}{ending}", "options": {"icount": True, "cpu_model": model}}
+        for system in ("gfs", "myfs", "gfs_direct")
+        for ending, model in (("", "max"), ("_no_erms", "max,-erms,-fsrm"))
+    ]
+    invented_lengths = {"gfs": 2.0, "gfs_direct": 2.0, "myfs": 1.0, "gfs_no_erms": 1.5, "gfs_direct_no_erms": 4.5}
+    found = judged(
+        tmp_path,
+        claims,
+        "tcg",
+        lengths(invented_lengths | {"myfs_no_erms": longer}),
+        systems=systems,
+        residency=[],
+        timed=[],
+        probes=[{"probe": "path_length", "label": "path_large"}],
+    )
+    assert (found["C2.mechanism"]["verdict"], found["C4.mechanism"]["verdict"]) == (verdict, "supported")
+    assert because in found["C2.mechanism"]["because"]
+    assert found["C6.mechanism"]["verdict"] == "supported"
+    assert found["path.instrument"]["verdict"] == "supported"
+    assert found["C2"]["verdict"] == "inconclusive"
+
+
 def test_one_boot_decides_nothing(tmp_path: Path, claims: dict[str, Any]) -> None:
     found = judged(tmp_path, claims, repeats=1)
     for claim in ("C1", "C2", "C3", "C6"):
