@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 PAGE_SIZE: Final = 4096
 DIRECTORY: Final = Path("/sys/kernel/mm/ksm")
+BOXED_KSMD: Final = Path("/run/onecopy-ksmd")  # a box does not see the machine's threads: this one is bound there
 
 
 class Sample(NamedTuple):
@@ -37,10 +38,8 @@ class KsmAbsentError(Exception):
     """This kernel has no KSM."""
 
 
-def sample(
-    seconds: float, directory: Path = DIRECTORY, ksmd_pid: int | None = None, proc: Path = Path("/proc")
-) -> Sample:
-    """The counters now; ``seconds`` is the caller's clock. Raises KsmAbsentError."""
+def sample(seconds: float, directory: Path = DIRECTORY, ksmd: Path | None = None) -> Sample:
+    """The counters now; ``seconds`` is the caller's clock, ``ksmd`` what find_ksmd() said. Raises KsmAbsentError."""
     if not (directory / "pages_sharing").exists():
         raise KsmAbsentError(f"{directory}: this kernel has no KSM (CONFIG_KSM)")
     return Sample(
@@ -53,19 +52,18 @@ def sample(
         _number(directory, "ksm_zero_pages") or 0,
         _number(directory, "full_scans") or 0,
         _number(directory, "pages_scanned"),
-        None if ksmd_pid is None else _cpu_seconds(proc / str(ksmd_pid)),
+        None if ksmd is None else _cpu_seconds(ksmd),
     )
 
 
-def find_ksmd(proc: Path = Path("/proc")) -> int | None:
-    """The pid of KSM's thread; None in a container that does not see the machine's processes. Ask once: it looks through all of them."""
-    for name in os.listdir(proc):
-        if name.isdigit():
-            try:
-                if (proc / name / "comm").read_text("utf-8", "replace") == "ksmd\n":
-                    return int(name)
-            except (FileNotFoundError, ProcessLookupError):
-                continue
+def find_ksmd(proc: Path = Path("/proc"), boxed: Path = BOXED_KSMD) -> Path | None:
+    """The process directory of KSM's thread; None in a container that sees nothing of it. Ask once: it looks through all processes."""
+    for process in (boxed, *(proc / name for name in os.listdir(proc) if name.isdigit())):
+        try:
+            if (process / "comm").read_text("utf-8", "replace") == "ksmd\n":
+                return process
+        except (FileNotFoundError, ProcessLookupError):
+            continue
     return None
 
 

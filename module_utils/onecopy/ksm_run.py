@@ -21,7 +21,7 @@ class Scanner:
     def __init__(self, remembered: Path, root: Path = Path("/")) -> None:
         self._remembered = remembered
         self._root = root
-        self._ksmd = ksm.find_ksmd(root / "proc")
+        self._ksmd = ksm.find_ksmd(root / "proc", root / ksm.BOXED_KSMD.relative_to("/"))
 
     def set(self, **settings: Any) -> None:
         """Go on with these settings (KSM's own names). Raises knobs.KnobError."""
@@ -35,9 +35,7 @@ class Scanner:
 
     def sample(self) -> ksm.Sample:
         """The counters now."""
-        return ksm.sample(
-            time.monotonic(), self._root / ksm.DIRECTORY.relative_to("/"), self._ksmd, self._root / "proc"
-        )
+        return ksm.sample(time.monotonic(), self._root / ksm.DIRECTORY.relative_to("/"), self._ksmd)
 
     def watch(self, limit_seconds: float) -> tuple[list[ksm.Sample], int | None]:
         """Samples until merging is done or the time is over, and the index of the first one at the plateau (None: not reached)."""

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import cgroups, lock, loop_devices
+from . import cgroups, ksm, lock, loop_devices
 from .box_root import remove_trees
 from .commands import run
 
@@ -72,8 +72,8 @@ def machine_has_systemd() -> bool:
     return Path("/run/systemd/system").is_dir()
 
 
-def nspawn_argv(box: Box) -> list[str]:
-    """Return the argv of the instance itself."""
+def nspawn_argv(box: Box, ksmd: Path | None = None) -> list[str]:
+    """Return the argv of the instance itself; ``ksmd`` is the process directory of the machine's KSM thread, which the box shall see."""
     argv = [
         "systemd-nspawn",
         "--quiet",
@@ -87,10 +87,12 @@ def nspawn_argv(box: Box) -> list[str]:
     argv += ["--capability=all", "--resolv-conf=copy-host", "--link-journal=no", f"--bind={MACHINE_DIRECTORY}"]
     if box.apt_cache is not None:
         argv.append(f"--bind={box.apt_cache}:/var/cache/apt/archives")
+    if ksmd is not None:
+        argv.append(f"--bind-ro={ksmd}:{ksm.BOXED_KSMD}")
     return argv
 
 
-def unit_argv(box: Box) -> list[str]:
+def unit_argv(box: Box, ksmd: Path | None = None) -> list[str]:
     """Return the argv that makes the instance a service of the machine's systemd."""
     argv = [
         "systemd-run",
@@ -114,7 +116,7 @@ def unit_argv(box: Box) -> list[str]:
     argv += [f"--setenv={key}={value}" for key, value in ENVIRONMENT.items()]
     if box.memory_mib:
         argv.append(f"--property=MemoryMax={box.memory_mib}M")
-    return [*argv, "--", *nspawn_argv(box)]
+    return [*argv, "--", *nspawn_argv(box, ksmd)]
 
 
 def start_ticks(stat: str) -> int:
@@ -193,7 +195,7 @@ def start(box: Box) -> None:
     write_sshd_configuration(box)
     box.log.write_bytes(b"")
     if machine_has_systemd():
-        run(unit_argv(box), timeout_seconds=START_SECONDS)
+        run(unit_argv(box, ksm.find_ksmd()), timeout_seconds=START_SECONDS)
     else:
         _spawn(box)
     try:
@@ -207,7 +209,7 @@ def _spawn(box: Box) -> None:
     groups = cgroups.create(box.machine, box.memory_mib)
     with box.log.open("ab") as log:
         process = subprocess.Popen(
-            nspawn_argv(box),
+            nspawn_argv(box, ksm.find_ksmd()),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

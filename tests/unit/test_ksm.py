@@ -38,7 +38,7 @@ def _series(sharing: Sequence[int], scans: Sequence[int]) -> list[ksm.Sample]:
 def test_all_counters_are_read(tmp_path: Path) -> None:
     (tmp_path / "77").mkdir()
     (tmp_path / "77" / "schedstat").write_text("4500000000 1 2\n")
-    taken = ksm.sample(1.5, _directory(tmp_path, COUNTERS), 77, tmp_path)
+    taken = ksm.sample(1.5, _directory(tmp_path, COUNTERS), tmp_path / "77")
     assert taken == ksm.Sample(1.5, 10, 90, 5, 1, 7, 3, 5000, 4.5)
     assert taken.saved_bytes == 97 * 4096
 
@@ -69,9 +69,13 @@ def test_ksmd_is_found_by_its_name(tmp_path: Path) -> None:
         (tmp_path / pid).mkdir()
         (tmp_path / pid / "comm").write_text(f"{name}\n")
     (tmp_path / "self").mkdir()
-    assert ksm.find_ksmd(tmp_path) == 40
+    boxed = tmp_path / "bound"
+    assert ksm.find_ksmd(tmp_path, boxed) == tmp_path / "40"
     (tmp_path / "40" / "comm").unlink()
-    assert ksm.find_ksmd(tmp_path) is None
+    assert ksm.find_ksmd(tmp_path, boxed) is None
+    boxed.mkdir()
+    (boxed / "comm").write_text("ksmd\n")
+    assert ksm.find_ksmd(tmp_path, boxed) == boxed
 
 
 @pytest.mark.parametrize(

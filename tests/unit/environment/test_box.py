@@ -87,6 +87,11 @@ def test_devices_are_never_bound() -> None:
     assert not [argument for argument in nspawn.nspawn_argv(box) if "/dev" in argument]
 
 
+def test_the_machines_ksm_thread_is_shown_to_the_box() -> None:
+    box = Box("onecopy-b", Path("/s/b"), 22299)
+    assert nspawn.nspawn_argv(box, Path("/proc/37"))[-1] == "--bind-ro=/proc/37:/run/onecopy-ksmd"
+
+
 def test_the_argv_under_systemd() -> None:
     box = Box("onecopy-b", Path("/s/b"), 22299, memory_mib=512)
     argv = nspawn.unit_argv(box)
