@@ -71,10 +71,7 @@ class Mount:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Everything that belongs to one boot. ``scratch_image`` None: the scratch is a directory of the share.
-
-    ``own_image``: the guest's overlay over the data image, or its copy, where the system gives it one.
-    """
+    """Everything that belongs to one boot. ``scratch_image`` None: the scratch is a directory of the share."""
 
     spec: BootSpec
     system: System
@@ -85,7 +82,6 @@ class Arrangement:
     daemon_unit: str | None
     data_mounts: tuple[Mount, ...]
     scratch_mounts: tuple[Mount, ...]
-    own_image: Path | None = None
 
     @property
     def unit(self) -> str:
@@ -168,7 +164,6 @@ def arrange(spec: BootSpec, paths: HostPaths) -> Arrangement:
         daemon_unit=daemon_unit,
         data_mounts=data,
         scratch_mounts=scratch,
-        own_image=paths.own_image(spec.name) if system.of_its_own in ("overlay", "copy") else None,
     )
 
 
@@ -234,11 +229,7 @@ def _guest(spec: BootSpec, system: System, paths: HostPaths, scratch: Path | Non
     if system.storage == "image":
         image = paths.image(spec.dataset, system.name)
         if system.path == "pmem":
-            pmem = qemu.Pmem(image, image.stat().st_size if image.exists() else 0, system.of_its_own is None)
-        elif system.of_its_own:
-            own = paths.own_image(spec.name)
-            form: Any = "qcow2" if system.of_its_own == "overlay" else "raw"
-            disks.append(qemu.Disk("data", own, _DATA_SLOT, is_readonly=False, format=form, **tuning))
+            pmem = qemu.Pmem(image, image.stat().st_size if image.exists() else 0)
         else:
             disks.append(qemu.Disk("data", image, _DATA_SLOT, **tuning))
     else:
@@ -265,7 +256,7 @@ def _guest(spec: BootSpec, system: System, paths: HostPaths, scratch: Path | Non
         share=share,
         cpu_model=cast("str | None", options.get("cpu_model")),
         icount=bool(options.get("icount", False)),
-        memory=cast(Any, options.get("memory", system.memory)),
+        memory=cast(Any, options.get("memory", "memfd")),
         reclaim=reclaim,
         modules=modules,
     )

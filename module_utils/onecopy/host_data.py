@@ -185,76 +185,6 @@ class ImageData:
                     yield cachestat.cachestat(fd, offset, length)
 
 
-@dataclass(frozen=True, slots=True)
-class CopiedImages:
-    """A copy of ``base`` for every guest that is alive, in ``directory``: all hold the same data at the same places."""
-
-    base: ImageData
-    directory: Path
-
-    def evict(self, qemu_pids: Sequence[int]) -> None:
-        # Copying has read the base.
-        for image in (self.base, *self._copies()):
-            image.evict(qemu_pids)
-
-    def prefetch(self) -> None:
-        for image in self._copies():
-            image.prefetch()
-
-    def residency(self) -> Residency:
-        found = [image.residency() for image in self._copies()]
-        return Residency(
-            sum(one.pages for one in found),
-            sum(one.resident_pages for one in found),
-            sum(one.dirty_pages for one in found),
-        )
-
-    def resident_pages(self, parts: Collection[str]) -> int:
-        return sum(image.resident_pages(parts) for image in self._copies())
-
-    def reclaimed_pages(self, parts: Collection[str]) -> int:
-        return sum(image.reclaimed_pages(parts) for image in self._copies())
-
-    def overhead_pages(self) -> int:
-        return sum(image.overhead_pages() for image in self._copies())
-
-    def _copies(self) -> list[ImageData]:
-        return [ImageData(path, self.base.ranges) for path in sorted(self.directory.glob("*.img"))]
-
-
-@dataclass(frozen=True, slots=True)
-class OverlaidImage:
-    """One ``base`` under an overlay for every guest that is alive, in ``directory``. What lies in overlays counts as overhead."""
-
-    base: ImageData
-    directory: Path
-
-    def evict(self, qemu_pids: Sequence[int]) -> None:
-        self.base.evict(qemu_pids)
-        for path in self.directory.glob("*.img"):
-            with _opened(str(path)) as fd:
-                cachestat.evict(fd)
-
-    def prefetch(self) -> None:
-        self.base.prefetch()
-
-    def residency(self) -> Residency:
-        return self.base.residency()
-
-    def resident_pages(self, parts: Collection[str]) -> int:
-        return self.base.resident_pages(parts)
-
-    def reclaimed_pages(self, parts: Collection[str]) -> int:
-        return self.base.reclaimed_pages(parts)
-
-    def overhead_pages(self) -> int:
-        overlays = 0
-        for path in self.directory.glob("*.img"):
-            with _opened(str(path)) as fd:
-                overlays += cachestat.cachestat(fd).resident
-        return self.base.overhead_pages() + overlays
-
-
 def host_data(system: System, dataset: str, paths: HostPaths) -> HostData:
     """The storage that ``system`` uses. Raises DataMissingError."""
     if system.storage == "share":
@@ -270,11 +200,7 @@ def host_data(system: System, dataset: str, paths: HostPaths) -> HostData:
         ) from error
     if not image.is_file():
         raise DataMissingError(f"{image}: is not there: make the images (role guest_image) first")
-    base = ImageData(image, {part: [(offset, length) for offset, length in pieces] for part, pieces in ranges.items()})
-    own = paths.own_image("any").parent
-    if system.of_its_own == "copy":
-        return CopiedImages(base, own)
-    return OverlaidImage(base, own) if system.of_its_own == "overlay" else base
+    return ImageData(image, {part: [(offset, length) for offset, length in pieces] for part, pieces in ranges.items()})
 
 
 @contextmanager

@@ -43,10 +43,6 @@ class HostPaths:
         """The data set as a file-system image: one copy per system."""
         return self.store / "images" / dataset / f"{system}.img"
 
-    def own_image(self, guest: str) -> Path:
-        """What one guest has of an image for itself: an overlay or a copy; gone with its boot."""
-        return self.store / "own" / f"{guest}.img"
-
     def dataset_manifest(self, dataset: str) -> Path:
         """Files, sizes, digests of the data set."""
         return self.state / "manifests" / f"{dataset}.json"

@@ -16,8 +16,6 @@ class System:
 
     ``storage`` says how the host stores the data: ``share`` (files of a tree) or ``image`` (one file with a file system in it).
     ``not_applicable`` names the cache states that this path cannot have, each with the reason that plan and report print.
-    ``of_its_own``: what of the image every guest has for itself and may write: an ``overlay`` over the common base, a ``copy``, or ``private``
-    pages of a mapping. ``memory`` is the kind of guest memory unless an option says otherwise.
     ``needs`` are keys of the KVM host's ``capabilities.json``.
     """
 
@@ -28,8 +26,6 @@ class System:
     block_cache: Literal["writeback", "none"] | None = None
     virtiofs_cache: Literal["never", "auto", "always"] | None = None
     dax: bool = False
-    of_its_own: Literal["overlay", "copy", "private"] | None = None
-    memory: Literal["memfd", "private_merge"] = "memfd"
     needs: tuple[str, ...] = ()
     not_applicable: dict[tuple[Party, CacheState], str] = field(default_factory=dict)
 
@@ -37,13 +33,6 @@ class System:
 _NO_GUEST: dict[tuple[Party, CacheState], str] = {
     ("guest_cache", "cold"): "there is no guest: planned once, with guest_cache none",
     ("guest_cache", "warm"): "there is no guest",
-}
-
-_DIRECT: dict[tuple[Party, CacheState], str] = {
-    (
-        "host_cache",
-        "warm",
-    ): "O_DIRECT bypasses the host's page cache: prefetched pages would lie beside the path and count as copies"
 }
 
 SYSTEMS: dict[str, System] = {
@@ -65,36 +54,12 @@ SYSTEMS: dict[str, System] = {
             "image",
             block_cache="none",
             needs=("qemu",),
-            not_applicable=_DIRECT,
-        ),
-        System(
-            "gfs_private",
-            "guest ext4 on virtio-blk, a whole copy of the image for every guest",
-            "block",
-            "image",
-            block_cache="writeback",
-            of_its_own="copy",
-            needs=("qemu",),
-        ),
-        System(
-            "gfs_shared_base",
-            "guest ext4 on virtio-blk, one base image under a qcow2 overlay for every guest",
-            "block",
-            "image",
-            block_cache="writeback",
-            of_its_own="overlay",
-            needs=("qemu",),
-        ),
-        System(
-            "gfs_ksm",
-            "guest ext4 on virtio-blk, a copy of the image for every guest (O_DIRECT), private memory that KSM can merge",
-            "block",
-            "image",
-            block_cache="none",
-            of_its_own="copy",
-            memory="private_merge",
-            needs=("qemu",),
-            not_applicable=_DIRECT,
+            not_applicable={
+                (
+                    "host_cache",
+                    "warm",
+                ): "O_DIRECT bypasses the host's page cache: prefetched pages would lie beside the path and count as copies"
+            },
         ),
         System(
             "virtiofs_never",
@@ -127,15 +92,6 @@ SYSTEMS: dict[str, System] = {
             "pmem",
             "image",
             dax=True,
-            needs=("qemu", "virtio_pmem"),
-        ),
-        System(
-            "gfs_pmem_cow",
-            "guest ext4 mounted -o dax on virtio-pmem, one image mapped privately: shared by position until written",
-            "pmem",
-            "image",
-            dax=True,
-            of_its_own="private",
             needs=("qemu", "virtio_pmem"),
         ),
         System(

@@ -10,7 +10,6 @@ import select
 import shutil
 import time
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +92,7 @@ class Boot:
         for pidfd in self._pidfds:
             os.close(pidfd)
         self._pidfds.clear()
-        _clear(self.plan.spec.name, _disposable(self.plan))
+        _clear(self.plan.spec.name, self.plan.scratch_image)
 
     def _mount(self, mounts: tuple[Mount, ...]) -> None:
         for mount in mounts:
@@ -130,14 +129,14 @@ def boot(spec: BootSpec, paths: HostPaths, deadline_seconds: float = 60) -> Boot
         _require(plan, paths)
     except ValueError as error:
         raise BootError("internal", str(error)) from error
-    _clear(spec.name, _disposable(plan))
+    _clear(spec.name, plan.scratch_image)
     try:
         booted = _start(plan, paths)
         _meet(booted, deadline_seconds)
         _save(booted)
     except BaseException as error:
         failure = _as_boot_error(error, plan)
-        _clear(spec.name, _disposable(plan))
+        _clear(spec.name, plan.scratch_image)
         if failure is None:
             raise
         raise failure from error
@@ -169,7 +168,7 @@ def end(name: str, paths: HostPaths, is_check: bool = False) -> bool:
         units.installed(template.format(name) for template in units.TEMPLATES)
     )
     if is_there and not is_check:
-        _clear(name, _images(name, paths))
+        _clear(name, paths.store / "scratch" / f"{name}.img")
     return is_there
 
 
@@ -181,7 +180,7 @@ def leftovers(paths: HostPaths) -> list[str]:
         found = {path.name.removesuffix(".d") for path in units.DIRECTORY.glob(template.format("*") + ".d")}
         found |= set(units.listed(template.format("*")))
         names |= {unit.removeprefix(before).removesuffix(after) for unit in found}
-    return sorted(names | {path.stem for kept in ("scratch", "own") for path in (paths.store / kept).glob("*.img")})
+    return sorted(names | {path.stem for path in (paths.store / "scratch").glob("*.img")})
 
 
 def sweep(paths: HostPaths) -> list[str]:
@@ -189,7 +188,7 @@ def sweep(paths: HostPaths) -> list[str]:
     names = leftovers(paths)
     for name in names:
         units.remove([template.format(name) for template in units.TEMPLATES])
-        _clear(name, _images(name, paths))
+        _clear(name, paths.store / "scratch" / f"{name}.img")
     return names
 
 
@@ -222,9 +221,6 @@ def _start(plan: Arrangement, paths: HostPaths) -> Boot:
         size = arrangement._int(plan.spec.options, "scratch_mib", _SCRATCH_MIB)
         image.make(image.ImageSpec("scratch", size, 16384), plan.scratch_image, None)
         os.chown(plan.scratch_image, user.pw_uid, user.pw_gid)
-    if plan.own_image is not None:
-        _make_own_image(plan, paths.image(plan.spec.dataset, plan.system.name), plan.own_image)
-        os.chown(plan.own_image, user.pw_uid, user.pw_gid)
     if plan.guest is None:
         _mount_root(plan, paths)
         shutil.copytree(paths.guest / "runner", plan.directory / "runner")
@@ -326,39 +322,21 @@ def _last_line(console: Path) -> str:
     return f"console: {telling[-1][:200]}" if telling else ""
 
 
-def _make_own_image(plan: Arrangement, base: Path, own: Path) -> None:
-    own.parent.mkdir(exist_ok=True)
-    if plan.system.of_its_own == "copy":
-        image.copy(base, own)
-    else:
-        run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(base), str(own)])
-
-
-def _disposable(plan: Arrangement) -> list[Path]:
-    """Images that are gone with this boot."""
-    return [path for path in (plan.scratch_image, plan.own_image) if path is not None]
-
-
-def _images(name: str, paths: HostPaths) -> list[Path]:
-    """Images that a boot of this name may have left."""
-    return [paths.store / "scratch" / f"{name}.img", paths.own_image(name)]
-
-
-def _clear(name: str, images: Sequence[Path]) -> None:
+def _clear(name: str, scratch_image: Path | None) -> None:
     """End and remove everything that goes by this name."""
     all_units = [template.format(name) for template in units.TEMPLATES]
     here = arrangement.directory(name)
     if not here.exists() and not units.installed(all_units):
-        for path in images:
-            path.unlink(missing_ok=True)
+        if scratch_image is not None:
+            scratch_image.unlink(missing_ok=True)
         return
     units.remove(units.installed(all_units))
     if os.path.ismount(here / "root"):
         run(["umount", str(here / "root")])
     if here.exists():
         shutil.rmtree(here)
-    for path in images:
-        path.unlink(missing_ok=True)
+    if scratch_image is not None:
+        scratch_image.unlink(missing_ok=True)
 
 
 def _mount_root(plan: Arrangement, paths: HostPaths) -> None:

@@ -9,16 +9,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.onecopy import cachestat, measure
-from ansible.module_utils.onecopy.host_data import (
-    CopiedImages,
-    DataMissingError,
-    DataSet,
-    ImageData,
-    OverlaidImage,
-    Residency,
-    ShareData,
-    host_data,
-)
+from ansible.module_utils.onecopy.host_data import DataMissingError, DataSet, ImageData, ShareData, host_data
 from ansible.module_utils.onecopy.paths import HostPaths
 from ansible.module_utils.onecopy.systems import SYSTEMS
 from ansible.module_utils.onecopy.workloads import WORKLOADS, Reads
@@ -70,37 +61,6 @@ def test_pages_that_the_kernel_reclaimed_are_counted(disk_path: Path) -> None:
         sum(mapped[::PAGE])
         mapped.madvise(21)  # MADV_PAGEOUT, as DAMON's scheme does it
     assert data.reclaimed_pages(("a/large",)) == 400 - data.resident_pages(("a/large",)) > 0
-
-
-def _images(directory: Path, count: int) -> list[Path]:
-    paths = [directory / "own" / f"{number}.img" for number in range(count)]
-    paths[0].parent.mkdir()
-    for path in (directory / "base.img", *paths):
-        path.write_bytes(b"x" * 20 * PAGE)
-    return paths
-
-
-def test_copies_of_an_image_are_counted_together_and_their_source_is_not(disk_path: Path) -> None:
-    copies = _images(disk_path, 2)
-    data = CopiedImages(ImageData(disk_path / "base.img", {"a/large": [(4 * PAGE, 8 * PAGE)]}), copies[0].parent)
-    data.evict([])
-    assert data.residency() == Residency(40, 0, 0)
-    data.prefetch()
-    assert data.residency().resident_pages == 40
-    assert (data.resident_pages(("a/large",)), data.overhead_pages()) == (16, 24)
-    assert data.base.residency().resident_pages == 0
-
-
-def test_overlays_are_overhead_of_their_base(disk_path: Path) -> None:
-    overlays = _images(disk_path, 2)
-    base = ImageData(disk_path / "base.img", {"a/large": [(4 * PAGE, 8 * PAGE)]})
-    data = OverlaidImage(base, overlays[0].parent)
-    data.evict([])
-    assert data.overhead_pages() == 0
-    data.prefetch()
-    ImageData(overlays[0], {}).prefetch()
-    assert data.residency() == base.residency()
-    assert (data.resident_pages(("a/large",)), data.overhead_pages()) == (8, 12 + 20)
 
 
 def test_data_set_knows_what_workloads_want(share: Path) -> None:

@@ -43,31 +43,6 @@ def test_images_keep_scratch_and_data_on_disks_of_the_same_kind() -> None:
         assert data.path == Path(f"/state/store/images/smoke/{system}.img")
 
 
-@pytest.mark.parametrize(
-    ("system", "cache", "form", "memory"),
-    [
-        ("gfs_private", "writeback", "raw", "memfd"),
-        ("gfs_shared_base", "writeback", "qcow2", "memfd"),
-        ("gfs_ksm", "none", "raw", "private_merge"),
-    ],
-)
-def test_guests_with_something_of_their_own_may_write_it(system: str, cache: str, form: str, memory: str) -> None:
-    plan = arrangement.arrange(spec(system), PATHS)
-    assert plan.guest
-    data = plan.guest.disks[-1]
-    assert data.path == plan.own_image == Path("/state/store/own/trial.img")
-    assert (data.cache, data.format, data.is_readonly, plan.guest.memory) == (cache, form, False, memory)
-    assert qemu.argv(plan.guest)
-
-
-def test_a_private_mapping_is_not_shared_and_can_be_merged() -> None:
-    plan = arrangement.arrange(spec("gfs_pmem_cow"), PATHS)
-    assert plan.guest
-    assert plan.own_image is None
-    assert [word for word in qemu.argv(plan.guest) if "share=off,merge=on,mem-path=" in word]
-    assert plan.data_mounts == (Mount("/dev/pmem0", "/data", "ext4", "ro,noload,noatime,dax=always"),)
-
-
 def test_tuning_reaches_the_data_disk() -> None:
     guest = arrangement.arrange(spec("gfs_direct", aio="io_uring", iothread=True, queues=2, queue_size=64), PATHS).guest
     assert guest
