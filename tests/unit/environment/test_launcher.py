@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,19 @@ PROJECT = Path(__file__).resolve().parents[3]
 
 def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([PROJECT / "onecopy", *arguments], capture_output=True, text=True, check=False, cwd="/")
+
+
+@pytest.mark.parametrize("signal", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+def test_what_is_promised_for_the_end_is_done_when_a_signal_brings_it(signal: int, tmp_path: Path) -> None:
+    opening = (PROJECT / "onecopy").read_text().split("help()")[0]
+    script = tmp_path / "onecopy"
+    script.write_text(f"{opening}\ntrap 'echo box stopped' EXIT\necho ready\nsleep 0.5; sleep 0.5; sleep 60\n")
+    with subprocess.Popen(["sh", script], stdout=subprocess.PIPE, text=True, start_new_session=True) as shell:
+        assert shell.stdout is not None
+        assert shell.stdout.readline() == "ready\n"
+        shell.send_signal(signal)
+        assert shell.stdout.read() == "box stopped\n"
+    assert shell.returncode == 128 + signal
 
 
 @pytest.mark.parametrize("arguments", [(), ("help",), ("--help",)])
