@@ -106,9 +106,9 @@ def ranking_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:
         if "amplification" in row:
             figures.append(f"{row['amplification']:.2f} bytes moved per byte read")
         place = f"{row['rank']}." if "rank" in row else " -"
-        lines.append(
-            f"{place} {row['system']:<16} {', '.join(figures)}; gives up {GIVES_UP.get(row['system'], 'nothing known')}"
-        )
+        lines.append(f"{place} {row['system']:<16} {', '.join(figures)}")
+    if lines:
+        lines.append("what each gives up stands at the top of the report")
     return lines
 
 
