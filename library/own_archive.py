@@ -72,7 +72,9 @@ def main() -> None:
                 msg=f"{data}: holds other data than when the experiment was written: run ./onecopy compare again"
             )
     except (own_tree.OwnTreeError, image.NoSpaceError, OSError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(
+            msg=f"the experiment's data are a copy of a directory on this machine, which is needed again: {error}"
+        )
     module.exit_json(changed=is_new, path=str(path.resolve()), bytes=path.stat().st_size)
 
 

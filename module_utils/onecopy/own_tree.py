@@ -92,7 +92,7 @@ def pack(directory: Path, archive: Path) -> str:
 
 def keep(directory: Path, archives: Path) -> Path:
     """Pack ``directory`` into ``archives``/SHA256.tar and return that; copies of other data are removed. Raises OwnTreeError, NoSpaceError."""
-    archives.mkdir(parents=True, exist_ok=True)
+    archives.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = archives / "fresh.tar"
     path = archives / f"{pack(directory, fresh)}.tar"
     fresh.rename(path)

@@ -143,6 +143,7 @@ def test_copies_of_other_data_are_not_kept(original: Path, tmp_path: Path) -> No
     (original / "empty").write_bytes(b"!")
     second = own_tree.keep(original, tmp_path / "own")
     assert list((tmp_path / "own").iterdir()) == [second]
+    assert (tmp_path / "own").stat().st_mode & 0o077 == 0
 
 
 def test_the_modules_send_it_once(run_module: Run, original: Path, tmp_path: Path) -> None:
