@@ -99,6 +99,17 @@ class Arrangement:
         return self.directory / "console.log"
 
     @property
+    def own_image(self) -> Path | None:
+        """The disk with the data that is this guest's alone, where the system has one."""
+        disks = self.guest.disks if self.guest and self.system.own_image else ()
+        return next((disk.path for disk in disks if disk.name == "data"), None)
+
+    @property
+    def files(self) -> list[Path]:
+        """Image files that are made at its boot and go with it."""
+        return [path for path in (self.scratch_image, self.own_image) if path is not None]
+
+    @property
     def share_scratch(self) -> Path:
         """The share's directory that is this guest's scratch, where the system has a share."""
         return self.share / "scratch" / (self.spec.name if self.spec.is_one_of_many else "")
@@ -229,9 +240,14 @@ def _guest(spec: BootSpec, system: System, paths: HostPaths, scratch: Path | Non
     if system.storage == "image":
         image = paths.image(spec.dataset, system.name)
         if system.path == "pmem":
-            pmem = qemu.Pmem(image, image.stat().st_size if image.exists() else 0)
-        else:
+            size = image.stat().st_size if image.exists() else 0
+            pmem = qemu.Pmem(image, size, is_shared=system.merges != "mapping")
+        elif system.own_image is None:
             disks.append(qemu.Disk("data", image, _DATA_SLOT, **tuning))
+        else:
+            own = paths.own_image(spec.name, system.own_image)
+            kind: Any = "raw" if system.own_image == "copy" else "qcow2"
+            disks.append(qemu.Disk("data", own, _DATA_SLOT, is_readonly=False, format=kind, **tuning))
     else:
         # QEMU's own device carries at most 1,024 entries; more than one request queue needs a guest with as many vCPUs.
         share = qemu.Share(
@@ -256,7 +272,7 @@ def _guest(spec: BootSpec, system: System, paths: HostPaths, scratch: Path | Non
         share=share,
         cpu_model=cast("str | None", options.get("cpu_model")),
         icount=bool(options.get("icount", False)),
-        memory=cast(Any, options.get("memory", "memfd")),
+        memory=cast(Any, options.get("memory") or ("private_merge" if system.merges == "guest_memory" else "memfd")),
         reclaim=reclaim,
         modules=modules,
     )

@@ -29,8 +29,12 @@ def count(
     images: Iterable[tuple[Path, Sequence[tuple[int, int]] | None]] = (),
     guests: Iterable[int] = (),
     daemons: Iterable[int] = (),
+    mapped: Iterable[tuple[int, Path]] = (),
 ) -> dict[str, Any]:
-    """page_frames.summary() of the parties ``host``, ``guest PID`` and ``daemon PID``. Raises PageFramesError, OSError."""
+    """page_frames.summary() of the parties ``host``, ``guest PID`` and ``daemon PID``; ``mapped``: QEMUs with the image that they map.
+
+    Raises PageFramesError, OSError.
+    """
     wanted = wanted_pages(manifest, parts)
     sources = [Source("host", Path(file)) for top in paths for file in cachestat.walk_part(top)]
     sources += [Source("host", path, ranges) for path, ranges in images]
@@ -43,4 +47,5 @@ def count(
     sources += [
         Source(f"daemon {pid}", path) for pid in daemons for path in page_frames.memfds(pid, is_guest_memory=False)
     ]
-    return page_frames.summary(page_frames.scan(sources, private, wanted), wanted)
+    mappings = [(f"mapping {pid}", pid, path) for pid, path in mapped]
+    return page_frames.summary(page_frames.scan(sources, private, wanted, mappings), wanted)

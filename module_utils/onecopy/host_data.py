@@ -181,26 +181,65 @@ class ImageData:
     def _counts(self, parts: Collection[str]) -> Iterator[cachestat.CacheStat]:
         with _opened(str(self.image)) as fd:
             for part in parts:
-                for offset, length in self.ranges[part]:
+                for offset, length in self.ranges.get(part, ()):
                     yield cachestat.cachestat(fd, offset, length)
 
 
-def host_data(system: System, dataset: str, paths: HostPaths) -> HostData:
-    """The storage that ``system`` uses. Raises DataMissingError."""
+@dataclass(frozen=True, slots=True)
+class ImagesData:
+    """Several images at once: guests' own ones, and the one that these may lie upon."""
+
+    images: Sequence[ImageData]
+
+    def evict(self, qemu_pids: Sequence[int]) -> None:
+        for image in self.images:
+            image.evict(qemu_pids)
+
+    def prefetch(self) -> None:
+        for image in self.images:
+            image.prefetch()
+
+    def residency(self) -> Residency:
+        found = [image.residency() for image in self.images]
+        return Residency(
+            sum(one.pages for one in found),
+            sum(one.resident_pages for one in found),
+            sum(one.dirty_pages for one in found),
+        )
+
+    def resident_pages(self, parts: Collection[str]) -> int:
+        return sum(image.resident_pages(parts) for image in self.images)
+
+    def reclaimed_pages(self, parts: Collection[str]) -> int:
+        return sum(image.reclaimed_pages(parts) for image in self.images)
+
+    def overhead_pages(self) -> int:
+        return sum(image.overhead_pages() for image in self.images)
+
+
+def host_data(system: System, dataset: str, paths: HostPaths, guests: Sequence[str] = ()) -> HostData:
+    """The storage that ``system`` uses; ``guests``: names of those that have images of their own. Raises DataMissingError."""
     if system.storage == "share":
         return ShareData(paths.share(dataset) / "data")
     manifest = paths.image_manifest(dataset)
     image = paths.image(dataset, system.name)
     try:
         images: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
-        ranges = images[system.name]["ranges"]
+        known = images[system.name]["ranges"]
     except (OSError, ValueError, KeyError) as error:
         raise DataMissingError(
             f"{manifest}: knows no image of {system.name}: make the images (role guest_image) first"
         ) from error
     if not image.is_file():
         raise DataMissingError(f"{image}: is not there: make the images (role guest_image) first")
-    return ImageData(image, {part: [(offset, length) for offset, length in pieces] for part, pieces in ranges.items()})
+    ranges = {part: [(offset, length) for offset, length in pieces] for part, pieces in known.items()}
+    if system.own_image is None:
+        return ImageData(image, ranges)
+    own = [paths.own_image(guest, system.own_image) for guest in guests]
+    if system.own_image == "copy":
+        return ImagesData([ImageData(path, ranges) for path in own])
+    # What lies in an overlay is what its guest has written.
+    return ImagesData([ImageData(image, ranges), *(ImageData(path, {}) for path in own)])
 
 
 @contextmanager

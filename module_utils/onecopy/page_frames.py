@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from . import cachestat
 from .cachestat import PAGE_SIZE
+from .pageout import mapped_ranges
 
 _WINDOW: Final = 64 << 20
 _PRESENT: Final = 1 << 63
@@ -52,8 +53,14 @@ class Found:
         self.pages.add(digest)
 
 
-def scan(sources: Iterable[Source], private: Iterable[tuple[str, int]], wanted: set[bytes]) -> dict[str, Found]:
-    """Look through ``sources`` and through private guest memory (party, pid of QEMU) for pages whose digest is wanted.
+def scan(
+    sources: Iterable[Source],
+    private: Iterable[tuple[str, int]],
+    wanted: set[bytes],
+    mapped: Iterable[tuple[str, int, Path]] = (),
+) -> dict[str, Found]:
+    """Look for pages whose digest is wanted: through ``sources``, private guest memory (party, pid of QEMU), and what a process has of a
+    file that it maps (party, pid, file): the page cache's own frames, or private ones where it has written.
 
     Reads nothing into the cache. Raises PageFramesError, OSError.
     """
@@ -66,6 +73,10 @@ def scan(sources: Iterable[Source], private: Iterable[tuple[str, int]], wanted: 
     for name, pid in private:
         party = found.setdefault(name, Found())
         for frame, page in private_frames(pid):
+            _judge(party, frame, page, wanted, size)
+    for name, pid, path in mapped:
+        party = found.setdefault(name, Found())
+        for frame, page in mapping_frames(pid, path):
             _judge(party, frame, page, wanted, size)
     return found
 
@@ -114,6 +125,17 @@ def file_frames(source: Source) -> Iterator[tuple[int, memoryview]]:
 def private_frames(pid: int) -> Iterator[tuple[int, memoryview]]:
     """Frame number and content of every present page of a process's largest mapping without a file: private guest memory."""
     start, end = largest_private(Path(f"/proc/{pid}/maps").read_text("utf-8", "replace"))
+    yield from _process_frames(pid, start, end)
+
+
+def mapping_frames(pid: int, path: Path) -> Iterator[tuple[int, memoryview]]:
+    """Frame number and content of every page of ``path`` that a process maps at this moment."""
+    maps = Path(f"/proc/{pid}/maps").read_text("utf-8", "surrogateescape")
+    for start, length in mapped_ranges(maps, str(path)):
+        yield from _process_frames(pid, start, start + length)
+
+
+def _process_frames(pid: int, start: int, end: int) -> Iterator[tuple[int, memoryview]]:
     memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
     try:
         for address in range(start, end, _WINDOW):

@@ -43,6 +43,10 @@ class HostPaths:
         """The data set as a file-system image: one copy per system."""
         return self.store / "images" / dataset / f"{system}.img"
 
+    def own_image(self, guest: str, kind: str) -> Path:
+        """A guest's own image: a whole ``copy``, or an ``overlay`` on the common one."""
+        return self.store / "own" / f"{guest}.{'raw' if kind == 'copy' else 'qcow2'}"
+
     def dataset_manifest(self, dataset: str) -> Path:
         """Files, sizes, digests of the data set."""
         return self.state / "manifests" / f"{dataset}.json"

@@ -128,7 +128,8 @@ class _Worker:
         """Trials of one block; False when the time is over before its end."""
         specs = boot_specs(self.context.plan, self.context.run_id, trials[0])
         try:
-            data = host_data(SYSTEMS[specs[0].system], specs[0].dataset, self.paths)
+            names = [spec.name for spec in specs]
+            data = host_data(SYSTEMS[specs[0].system], specs[0].dataset, self.paths, names)
         except DataMissingError as error:
             raise SliceError(str(error)) from error
         boots = self._attach(specs)
@@ -249,6 +250,7 @@ def _context(
         dataset=dataset,
         drop_host=drop_host or (lambda: drop_host_caches(paths)),
         clock=clock,
+        paths=paths,
     )
 
 

@@ -16,7 +16,8 @@ class System:
 
     ``storage`` says how the host stores the data: ``share`` (files of a tree) or ``image`` (one file with a file system in it).
     ``not_applicable`` names the cache states that this path cannot have, each with the reason that plan and report print.
-    ``needs`` are keys of the KVM host's ``capabilities.json``.
+    ``own_image``: every guest has its own, a whole ``copy`` of the image or an ``overlay`` (qcow2) on it. ``merges``: the host may merge
+    equal pages of guest memory or of private mappings. ``needs`` are keys of the KVM host's ``capabilities.json``.
     """
 
     name: str
@@ -26,6 +27,8 @@ class System:
     block_cache: Literal["writeback", "none"] | None = None
     virtiofs_cache: Literal["never", "auto", "always"] | None = None
     dax: bool = False
+    own_image: Literal["copy", "overlay"] | None = None
+    merges: Literal["guest_memory", "mapping"] | None = None
     needs: tuple[str, ...] = ()
     not_applicable: dict[tuple[Party, CacheState], str] = field(default_factory=dict)
 
@@ -102,6 +105,49 @@ SYSTEMS: dict[str, System] = {
             virtiofs_cache="auto",
             dax=True,
             needs=("qemu", "vhost_user_shmem"),
+        ),
+        System(
+            "gfs_private",
+            "gfs with a whole copy of the image for every guest",
+            "block",
+            "image",
+            block_cache="writeback",
+            own_image="copy",
+            needs=("qemu",),
+        ),
+        System(
+            "gfs_shared_base",
+            "gfs on one read-only image with a qcow2 overlay (clusters of 64 KiB) for every guest",
+            "block",
+            "image",
+            block_cache="writeback",
+            own_image="overlay",
+            needs=("qemu",),
+        ),
+        System(
+            "gfs_pmem_cow",
+            "guest ext4 mounted -o dax on virtio-pmem, one image mapped privately by all guests: copied on write, mergeable",
+            "pmem",
+            "image",
+            dax=True,
+            merges="mapping",
+            needs=("qemu", "virtio_pmem"),
+        ),
+        System(
+            "gfs_ksm",
+            "gfs with own images and O_DIRECT; the guests' private memory can be merged by content (KSM)",
+            "block",
+            "image",
+            block_cache="none",
+            own_image="copy",
+            merges="guest_memory",
+            needs=("qemu",),
+            not_applicable={
+                (
+                    "host_cache",
+                    "warm",
+                ): "O_DIRECT bypasses the host's page cache: prefetched pages would lie beside the path and count as copies"
+            },
         ),
     )
 }

@@ -10,10 +10,11 @@ import select
 import shutil
 import time
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from . import arrangement, image, qemu, units
+from . import arrangement, guest_files, image, qemu, units
 from .arrangement import DATA_ROOTS, SCRATCH, Arrangement, BootSpec, Mount
 from .commands import CommandError, run
 from .daemon import DaemonError
@@ -24,7 +25,6 @@ __all__ = ["DATA_ROOTS", "SCRATCH", "Boot", "BootError", "BootSpec", "attach", "
 
 _MOUNT_SECONDS = 30.0
 _SCRATCH_SECONDS = 120.0
-_SCRATCH_MIB = 512
 _STATE_FILE = "boot.json"
 
 
@@ -92,7 +92,7 @@ class Boot:
         for pidfd in self._pidfds:
             os.close(pidfd)
         self._pidfds.clear()
-        _clear(self.plan.spec.name, self.plan.scratch_image)
+        _clear(self.plan.spec.name, self.plan.files)
 
     def _mount(self, mounts: tuple[Mount, ...]) -> None:
         for mount in mounts:
@@ -129,14 +129,14 @@ def boot(spec: BootSpec, paths: HostPaths, deadline_seconds: float = 60) -> Boot
         _require(plan, paths)
     except ValueError as error:
         raise BootError("internal", str(error)) from error
-    _clear(spec.name, plan.scratch_image)
+    _clear(spec.name, plan.files)
     try:
         booted = _start(plan, paths)
         _meet(booted, deadline_seconds)
         _save(booted)
     except BaseException as error:
         failure = _as_boot_error(error, plan)
-        _clear(spec.name, plan.scratch_image)
+        _clear(spec.name, plan.files)
         if failure is None:
             raise
         raise failure from error
@@ -168,7 +168,7 @@ def end(name: str, paths: HostPaths, is_check: bool = False) -> bool:
         units.installed(template.format(name) for template in units.TEMPLATES)
     )
     if is_there and not is_check:
-        _clear(name, paths.store / "scratch" / f"{name}.img")
+        _clear(name, guest_files.of(name, paths))
     return is_there
 
 
@@ -180,7 +180,7 @@ def leftovers(paths: HostPaths) -> list[str]:
         found = {path.name.removesuffix(".d") for path in units.DIRECTORY.glob(template.format("*") + ".d")}
         found |= set(units.listed(template.format("*")))
         names |= {unit.removeprefix(before).removesuffix(after) for unit in found}
-    return sorted(names | {path.stem for path in (paths.store / "scratch").glob("*.img")})
+    return sorted(names | guest_files.owners(paths))
 
 
 def sweep(paths: HostPaths) -> list[str]:
@@ -188,7 +188,7 @@ def sweep(paths: HostPaths) -> list[str]:
     names = leftovers(paths)
     for name in names:
         units.remove([template.format(name) for template in units.TEMPLATES])
-        _clear(name, paths.store / "scratch" / f"{name}.img")
+        _clear(name, guest_files.of(name, paths))
     return names
 
 
@@ -217,10 +217,7 @@ def _start(plan: Arrangement, paths: HostPaths) -> Boot:
     texts: dict[str, str] = {}
     if plan.scratch_image is None:
         _empty(plan.share_scratch)
-    else:
-        size = arrangement._int(plan.spec.options, "scratch_mib", _SCRATCH_MIB)
-        image.make(image.ImageSpec("scratch", size, 16384), plan.scratch_image, None)
-        os.chown(plan.scratch_image, user.pw_uid, user.pw_gid)
+    guest_files.make(plan, paths, user)
     if plan.guest is None:
         _mount_root(plan, paths)
         shutil.copytree(paths.guest / "runner", plan.directory / "runner")
@@ -322,21 +319,24 @@ def _last_line(console: Path) -> str:
     return f"console: {telling[-1][:200]}" if telling else ""
 
 
-def _clear(name: str, scratch_image: Path | None) -> None:
+def _clear(name: str, files: Iterable[Path]) -> None:
     """End and remove everything that goes by this name."""
     all_units = [template.format(name) for template in units.TEMPLATES]
     here = arrangement.directory(name)
     if not here.exists() and not units.installed(all_units):
-        if scratch_image is not None:
-            scratch_image.unlink(missing_ok=True)
+        _unlink(files)
         return
     units.remove(units.installed(all_units))
     if os.path.ismount(here / "root"):
         run(["umount", str(here / "root")])
     if here.exists():
         shutil.rmtree(here)
-    if scratch_image is not None:
-        scratch_image.unlink(missing_ok=True)
+    _unlink(files)
+
+
+def _unlink(files: Iterable[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
 
 
 def _mount_root(plan: Arrangement, paths: HostPaths) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from . import measure, state
 from .host_data import DataSet, HostData
+from .paths import HostPaths
 from .probes import PROBES, ProbeError, Scene
 from .runner_client import RunnerError, RunnerLost
 from .systems import SYSTEMS
@@ -57,6 +58,7 @@ class Context:
     dataset: DataSet
     drop_host: Callable[[], None]
     clock: Callable[[], float] = time.monotonic
+    paths: HostPaths = field(default_factory=HostPaths)
 
 
 class _Outcome(Exception):

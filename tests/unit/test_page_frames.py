@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
@@ -170,3 +171,15 @@ def test_private_guest_memory_is_the_largest_private_mapping() -> None:
         "d0000-ff000 rw-p 00000000 00:00 0   [heap]\n"
     )
     assert page_frames.largest_private(maps) == (0xC0000, 0xD0000)
+
+
+def test_a_private_mapping_shares_the_caches_frames_until_it_is_written(share: Path) -> None:
+    path = share / "share/data/a/large/file-000.txt"
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE) as mapping:
+        first = mapping[0]
+        sum(mapping[::4096])
+        counted = _count(share, mapped=[(os.getpid(), path)])
+        assert counted["parties"][f"mapping {os.getpid()}"]["places"] == LARGE_PAGES
+        assert (counted["physical_pages"], counted["logical_pages"]) == (LARGE_PAGES, 2 * LARGE_PAGES)
+        mapping[0] = first  # the same byte: the same page by content, another frame
+        assert _count(share, mapped=[(os.getpid(), path)])["physical_pages"] == LARGE_PAGES + 1

@@ -16,6 +16,8 @@ import vl_convert
 from ..systems import SYSTEMS
 
 PARTIES = ("host", "guest", "daemon")
+# Who holds the memory of a machine full of guests, in the order in which they are stacked.
+HOLDERS = ("host", "guest", "guest-used", "guest-free", "qemu", "daemon")
 _NOISE = re.compile(
     r' (?:font-family|role|aria-[a-z]+|pointer-events|class)="[^"]*"|<path class="(?:back|fore)ground"[^>]*/>'
 )
@@ -28,7 +30,7 @@ _PADDING = {"left": _LABEL_PIXELS, "right": 62, "top": 4, "bottom": 34}
 _COLOURS = {
     name: f"#0b0b{number:02x}"
     for number, name in enumerate(
-        ("ink", "muted", "grid", "paper", "reference", *(f"party-{party}" for party in PARTIES), *SYSTEMS)
+        ("ink", "muted", "grid", "paper", "reference", *(f"party-{party}" for party in HOLDERS), *SYSTEMS)
     )
 }
 
@@ -47,10 +49,20 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """One bar of the copies figure: copies by who holds them, in the order of PARTIES."""
+    """One bar of a stacked figure: amounts by who holds them, in the order of PARTIES or HOLDERS."""
 
     label: str
-    copies: Sequence[float]
+    amounts: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One system's growth: points (guests, value) and the line through them, value = fixed + per_guest * guests."""
+
+    system: str
+    points: Sequence[Sequence[float]]
+    fixed: float
+    per_guest: float
 
 
 def times(bars: Sequence[Bar], *, title: str, most: float) -> str:
@@ -85,10 +97,10 @@ def copies(stacks: Sequence[Stack], *, title: str, most: float) -> str:
     rows = []
     for stack in stacks:
         start = 0.0
-        for party, amount in zip(PARTIES, stack.copies, strict=True):
+        for party, amount in zip(PARTIES, stack.amounts, strict=True):
             rows.append({"label": stack.label, "party": f"party-{party}", "start": start, "end": start + amount})
             start += amount
-    totals = [{"label": stack.label, "text": f"{sum(stack.copies):.2f}"} for stack in stacks]
+    totals = [{"label": stack.label, "text": f"{sum(stack.amounts):.2f}"} for stack in stacks]
     y = _labels([stack.label for stack in stacks])
     x = _horizontal("start", most, "copies per page", list(range(int(most) + 1)))
     colour = _colours("party", {f"party-{party}" for party in PARTIES})
@@ -125,6 +137,51 @@ def curve(
         _layer(rows, {"type": "point", "filled": True, "size": 8, "color": colour, "clip": True}, **encoding),
     ]
     return _render(layers, _CURVE_STEPS, title)
+
+
+def growth(lines: Sequence[Line], *, title: str, axes: tuple[str, str], most: tuple[float, float]) -> str:
+    """Measured points by number of guests with their fitted lines: solid as far as was measured, dashed beyond."""
+    x = _horizontal("x", most[0], axes[0])
+    y = {
+        **_horizontal("y", most[1], axes[1]),
+        "axis": {"title": axes[1], "tickCount": 4, "format": "~g", "grid": True},
+    }
+    layers = []
+    for line in lines:
+        colour = _COLOURS[line.system]
+        measured = max(guests for guests, _ in line.points)
+        for start, end, dash in ((0.0, measured, []), (measured, most[0], [4, 3])):
+            ends = [{"x": at, "y": line.fixed + line.per_guest * at} for at in (start, end)]
+            mark = {"type": "line", "color": colour, "strokeWidth": 1.4, "strokeDash": dash, "clip": True}
+            layers.append(_layer(ends, mark, x=x, y=y))
+        points = [{"x": guests, "y": value} for guests, value in line.points]
+        layers.append(
+            _layer(points, {"type": "point", "filled": True, "size": 14, "color": colour, "clip": True}, x=x, y=y)
+        )
+    return _render(layers, 2 * _CURVE_STEPS, title)
+
+
+def holders(stacks: Sequence[Stack], *, title: str, most: float) -> str:
+    """Stacked bars of MiB by HOLDERS; ``most`` is the end of the axis."""
+    rows = []
+    for stack in stacks:
+        start = 0.0
+        for holder, amount in zip(HOLDERS, stack.amounts, strict=True):
+            rows.append({"label": stack.label, "party": f"party-{holder}", "start": start, "end": start + amount})
+            start += amount
+    y = _labels([stack.label for stack in stacks])
+    layers = [
+        _layer(
+            rows,
+            {"type": "bar", "height": 13},
+            x=_horizontal("start", most, "MiB"),
+            x2={"field": "end"},
+            y=y,
+            color=_colours("party", {f"party-{holder}" for holder in HOLDERS}),
+        ),
+        _values([{"label": stack.label, "text": f"{sum(stack.amounts):,.0f}"} for stack in stacks], y),
+    ]
+    return _render(layers, len(stacks), title)
 
 
 def seconds(value: float) -> str:

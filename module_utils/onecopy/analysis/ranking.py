@@ -20,6 +20,10 @@ GIVES_UP: Final[Mapping[str, str]] = {
     "virtiofs_auto": "memory: host and guest each cache what is read; an open asks the daemon whether the file changed",
     "virtiofs_always": "memory: host and guest each cache what is read; and changes made by others are not seen",
     "gfs_pmem_dax": "the host's view of files; memory for the page structures of the device; flushes are slower",
+    "gfs_private": "memory and storage: every guest has its own image, cached by host and guest",
+    "gfs_shared_base": "memory: every guest caches the base again; what guests write grows apart for ever",
+    "gfs_pmem_cow": "the way back: what a guest writes is lost with it, and shared no more; side channels of shared pages",
+    "gfs_ksm": "CPU time for scanning, and sharing of what lives shortly; side channels of merged pages",
     "myfs": "isolation: guests of a share must trust one another; files below 1 MiB are still cached twice; QEMU 11.1 or newer",
 }
 # What each layer read, by the counter that sees it: guest's disks, calls of QEMU and daemon, and the host's device below both.

@@ -10,6 +10,7 @@ import jinja2
 
 from .circumstances import gaps_section, method_section, plan_section
 from .comparisons import DISTINGUISHABLE, NOT_DISTINGUISHABLE
+from .density_results import density_sections
 from .document import Document, Text, Tone
 from .probe_results import probe_sections
 from .ranking import ranking_section
@@ -28,7 +29,12 @@ def document(run: Run, summary: Mapping[str, Any]) -> Document:
     """Everything the report says, in order."""
     sections = [ranking_section(run, summary["ranking"])] if summary.get("ranking") else []
     sections += [copies_section(run, summary)] if summary["copies"] or not summary.get("probes") else []
-    sections += [*probe_sections(run, summary), claims_section(summary), *times_sections(run, summary)]
+    sections += [
+        *density_sections(run, summary),
+        *probe_sections(run, summary),
+        claims_section(summary),
+        *times_sections(run, summary),
+    ]
     io_path = io_section(run, summary)
     sections += [io_path] if io_path else []
     sections += [gaps_section(run, summary), plan_section(run, summary), method_section(run)]

@@ -38,7 +38,7 @@ def copies_section(run: Run, summary: Row) -> Section:
             figures.Stack(row_name(run, row), [row[f"copies_{party}"] for party in figures.PARTIES]) for row in found
         ]
         title = _state_title(host_cache, guest_cache)
-        most = max(2.2, 1.1 * max(sum(stack.copies) for stack in stacks))
+        most = max(2.2, 1.1 * max(sum(stack.amounts) for stack in stacks))
         panels.append(Figure(title, figures.copies(stacks, title=f"Copies per page, {title}", most=most)))
     if panels:
         legend = [("host page cache", "party-host"), ("guest page caches", "party-guest"), ("daemon", "party-daemon")]

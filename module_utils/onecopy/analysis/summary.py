@@ -13,6 +13,7 @@ from typing import Any
 
 from . import adaptive, statistics
 from .comparisons import DISTINGUISHABLE, aa, against_baseline
+from .density import density, is_density
 from .metrics import LEDGERS, confidence, metric, wall_seconds
 from .ranking import is_comparison, ranking
 from .stored_run import PARTS, STATUSES, Record, Run, by_boot, group
@@ -44,6 +45,7 @@ def summarise(run: Run, claims: Mapping[str, Any]) -> dict[str, Any]:
             "timings": timings(run),
             "io_path": io_path(run),
             **({"probes": probes(run)} if run.plan.get("probes") else {}),
+            **({"density": density(run)} if is_density(run) else {}),
             **({"ranking": ranking(run)} if is_comparison(run) else {}),
             "comparisons": against_baseline(
                 run, claims["thresholds"], is_trusted=outcome["outcome"] != DISTINGUISHABLE

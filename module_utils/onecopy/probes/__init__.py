@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from ..systems import System
 from . import (
+    density,
     equal_memory,
     idle_guest,
     ksm_cost,
@@ -25,6 +26,7 @@ __all__ = ["PROBES", "Probe", "ProbeError", "Probed", "Scene", "why_unsuitable"]
 PROBES: Final[dict[str, Probe]] = {
     probe.name: probe
     for probe in (
+        density.PROBE,
         equal_memory.PROBE,
         idle_guest.PROBE,
         ksm_cost.PROBE,
