@@ -85,7 +85,7 @@ def test_the_section_draws_beyond_what_was_measured_dashed_and_ranks_by_memory_p
         "Storage allocated",
     ]
     assert all("stroke-dasharray" in figure.svg for figure in growth.figures)
-    assert [figure.title for figure in ledger.figures] == ["gfs_private", "myfs"]
+    assert [figure.title for figure in ledger.figures] == ["myfs", "gfs_private"]
     assert [[cell.text for cell in cells][:2] for cells in ranking.rows] == [
         ["gfs_private (merged)", "90.0"],
         ["myfs", "110.0"],
