@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -73,11 +74,11 @@ def ranking(run: Run) -> list[dict[str, Any]]:
 def ranking_section(run: Run, rows: Sequence[Mapping[str, Any]]) -> Section:
     """The table that a comparison's report starts with."""
     wanted = sum(run.plan["dataset"][name] for name in ("large_mib", "small_mib"))
-    command = " | ".join(" ".join(argv) for argv in run.plan["workloads"][_workload(run)]["pipeline"]) if rows else ""
     blocks: list[Block] = [
         Text(
-            f"{command}: on a copy of {run.plan['dataset']['from']} ({wanted} MiB at most, rounded up by part), after a cold start of host and "
-            "guest. Ranked by copies, then by the bytes that all layers below the command read for each byte that it read; "
+            f"{_command(run)}: on a copy of {run.plan['dataset']['from']} ({wanted} MiB at most, rounded up by part), after a cold start of host and "
+            "guest. Pages that the party which caches most of them holds count as read. "
+            "Ranked by copies, then by the bytes that all layers below the command read for each byte that it read; "
             + (f"times are shown but do not count: {TCG_REASON}." if run.accelerator == "tcg" else "then by time.")
         )
     ]
@@ -131,8 +132,9 @@ def _ranked(rows: list[dict[str, Any]], run: Run) -> list[dict[str, Any]]:
     return [*ranked, *reference, *(row for row in rows if row not in counted and row not in reference)]
 
 
-def _workload(run: Run) -> str:
-    return str(next(iter(run.plan["workloads"])))
+def _command(run: Run) -> str:
+    (workload,) = run.plan["workloads"].values()
+    return " | ".join(shlex.join(argv) for argv in workload["pipeline"]).replace("$$", "$")
 
 
 def _is_cold(record: Record) -> bool:

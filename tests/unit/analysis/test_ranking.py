@@ -83,7 +83,7 @@ def test_the_report_starts_with_it_and_the_summary_is_valid(tmp_path: Path, clai
     document = report.document(run, found)
     assert document.sections[0].name == "ranking"
     text = report.render(document, PROJECT / "roles/report/templates")["report.md"]
-    assert "grep -rc x $data/tree: on a copy of /srv/data" in text
+    assert "grep -rc x '$data/tree': on a copy of /srv/data" in text
     assert "guests of a share must trust one another" in text
     assert any(line.startswith("1. ") for line in reporting.lines(found, tmp_path))
 
