@@ -14,13 +14,14 @@ _MIB: Final = 1 << 20
 
 
 class _Curve(NamedTuple):
-    """One series that is drawn: its caption, the titles of both axes, what divides y, and where y ends (None: at its largest)."""
+    """One series that is drawn: its caption, the titles of both axes, what divides y and x, and where y ends (None: at its largest)."""
 
     caption: str
     x: str
     y: str
     divisor: float = 1
     most: float | None = None
+    x_divisor: float = 1
 
 
 _CURVES: Final = {
@@ -29,6 +30,9 @@ _CURVES: Final = {
     ),
     ("ksm_cost", "saved_bytes"): _Curve(
         "Memory that merging saved after the data had been read, one line per boot", "seconds since", "MiB", _MIB
+    ),
+    ("diverge", "own_by_overwritten_bytes"): _Curve(
+        "What a guest has for itself alone, by what it overwrote", "MiB overwritten", "MiB", _MIB, x_divisor=_MIB
     ),
     ("ksm_cost", "merged_by_life_ratio"): _Curve(
         "Share of pages that were merged before they were dropped", "seconds that they lived", "share", most=1.05
@@ -56,7 +60,10 @@ def probe_figures(run: Run, probe: str) -> Iterator[Figures]:
         if kind != probe or not panels:
             continue
         lines = {
-            key: [[(x, y / drawn.divisor) for x, y in record["probe"]["series"][name]] for record in found]
+            key: [
+                [(x / drawn.x_divisor, y / drawn.divisor) for x, y in record["probe"]["series"][name]]
+                for record in found
+            ]
             for key, found in panels.items()
         }
         points = [point for curves in lines.values() for curve in curves for point in curve]

@@ -11,6 +11,7 @@ from typing import Any, Final
 from ..systems import System
 from . import (
     density,
+    diverge,
     equal_memory,
     idle_guest,
     ksm_cost,
@@ -27,6 +28,7 @@ PROBES: Final[dict[str, Probe]] = {
     probe.name: probe
     for probe in (
         density.PROBE,
+        diverge.PROBE,
         equal_memory.PROBE,
         idle_guest.PROBE,
         ksm_cost.PROBE,
