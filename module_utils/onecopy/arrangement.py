@@ -34,6 +34,7 @@ _OPTIONS = frozenset(
         "reclaim",
         "scratch_mib",
         "cache",
+        "device",
     }
 )
 
@@ -45,7 +46,7 @@ class BootSpec:
     ``is_one_of_many``: other guests use the same share, so that its scratch is a directory of the guest's own name.
     ``options`` are tuning factors: ``aio`` (threads, native, io_uring), ``iothread`` (bool), ``queues``, ``queue_size``; hostfsd's
     ``window_mib``, ``inode_dax_kib``, ``dax_always`` (bool), ``cache``; ``icount`` (bool), ``cpu_model``; ``memory`` (memfd, private,
-    private_merge), ``reclaim`` (balloon, reporting, virtio_mem), ``scratch_mib``.
+    private_merge), ``reclaim`` (balloon, reporting, virtio_mem), ``scratch_mib``; ``device`` (a profile of device_limit.py).
     """
 
     system: str

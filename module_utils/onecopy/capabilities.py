@@ -6,11 +6,12 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import vhost_user_probe
+from . import device_limit, vhost_user_probe
 
 # Options that the kit's unit of virtiofsd uses; asked of --help, since versions and forks differ.
 VIRTIOFSD_OPTIONS = ("--socket-path", "--shared-dir", "--cache", "--sandbox", "--socket-group")
@@ -72,6 +73,8 @@ def discover(
     daemon = first_existing(virtiofsd_paths)
     found = qemu(qemu_binary, _said([qemu_binary, "--version"]), _said([qemu_binary, "-device", "help"]))
     document: dict[str, Any] = {"accelerator": accelerator, "accelerator_reason": accelerator_reason, **found}
+    can_limit, reason = device_limit.probe(Path(tempfile.gettempdir()))
+    document["device_limit"] = {"supported": can_limit, "reason": reason}
     document["memory_mib"] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
     document["virtiofsd"] = virtiofsd(daemon, _said([daemon, "--help"]), (_said([daemon, "--version"]) or "").strip())
     if found["qemu"]["supported"]:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import jsonschema
 import yaml
 
+from .device_limit import AS_IS
 from .probes import PROBES
 from .systems import SYSTEMS
 from .workloads import WORKLOADS, Workload, parse
@@ -122,12 +123,22 @@ def workloads(experiment: Mapping[str, Any]) -> dict[str, Workload]:
 
 
 def labelled_systems(experiment: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """``systems`` in its long form: ``system``, ``label`` (the system's name where none is given), ``options``."""
-    return [
+    """``systems`` in its long form: ``system``, ``label`` (the system's name where none is given), ``options``; once for every ``device``.
+
+    On another device than the host's own its name is appended to the label.
+    """
+    systems: list[dict[str, Any]] = [
         {"label": entry["system"], "options": {}, **entry}
         if isinstance(entry, dict)
         else {"system": entry, "label": entry, "options": {}}
         for entry in experiment["systems"]
+    ]
+    return [
+        entry
+        if device == AS_IS
+        else {**entry, "label": f"{entry['label']}_{device}", "options": {**entry["options"], "device": device}}
+        for device in experiment.get("device", [AS_IS])
+        for entry in systems
     ]
 
 

@@ -80,7 +80,7 @@ def make_plan(experiment: Mapping[str, Any], capabilities: Mapping[str, Any]) ->
     combinations: dict[str, list[dict[str, Any]]] = {}
     for entry in systems:
         possible, impossible = _combinations(effective, entry, capabilities.get("memory_mib"))
-        missing = _missing(SYSTEMS[entry["system"]], capabilities)
+        missing = _missing(entry, capabilities)
         if missing:
             unsupported.append(
                 {
@@ -173,9 +173,10 @@ def _run_seconds(cost: Cost, workload: tuple[float, float, float]) -> float:
     return weight * (mib * cost.read_per_mib + files * cost.read_per_file)
 
 
-def _missing(system: System, capabilities: Mapping[str, Any]) -> str | None:
-    """Why this host cannot run the system, or None."""
-    for need in system.needs:
+def _missing(entry: Mapping[str, Any], capabilities: Mapping[str, Any]) -> str | None:
+    """Why this host cannot run the system with these options, or None."""
+    needs = SYSTEMS[entry["system"]].needs
+    for need in (*needs, "device_limit") if "device" in entry["options"] else needs:
         found = capabilities.get(need, {"supported": False, "reason": "the host's probe says nothing about it"})
         if not found["supported"]:
             return f"{need}: {found.get('reason') or 'not there'}"

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from . import arrangement, guest_files, image, qemu, units
+from . import arrangement, device_limit, guest_files, image, qemu, units
 from .arrangement import DATA_ROOTS, SCRATCH, Arrangement, BootSpec, Mount
 from .commands import CommandError, run
 from .daemon import DaemonError
@@ -92,6 +92,7 @@ class Boot:
         for pidfd in self._pidfds:
             os.close(pidfd)
         self._pidfds.clear()
+        device_limit.lift()
         _clear(self.plan.spec.name, self.plan.files)
 
     def _mount(self, mounts: tuple[Mount, ...]) -> None:
@@ -134,6 +135,8 @@ def boot(spec: BootSpec, paths: HostPaths, deadline_seconds: float = 60) -> Boot
         booted = _start(plan, paths)
         _meet(booted, deadline_seconds)
         _save(booted)
+        if "device" in spec.options:
+            device_limit.limit(paths.store, str(spec.options["device"]))
     except BaseException as error:
         failure = _as_boot_error(error, plan)
         _clear(spec.name, plan.files)
@@ -185,6 +188,7 @@ def leftovers(paths: HostPaths) -> list[str]:
 
 def sweep(paths: HostPaths) -> list[str]:
     """End whatever a killed run left: units, mounts, sockets, scratch; return the names of the guests. A second call finds nothing to do."""
+    device_limit.lift()
     names = leftovers(paths)
     for name in names:
         units.remove([template.format(name) for template in units.TEMPLATES])
@@ -279,7 +283,7 @@ def _as_boot_error(error: BaseException, plan: Arrangement) -> BootError | None:
             return BootError(error.reason, error.message)
         case RunnerLost():
             return BootError(*_why_lost(error, plan))
-        case CommandError() | DaemonError() | ValueError() | OSError():
+        case CommandError() | DaemonError() | device_limit.DeviceLimitError() | ValueError() | OSError():
             return BootError("internal", str(error))
     return None
 
