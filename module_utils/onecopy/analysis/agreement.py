@@ -24,6 +24,8 @@ NOT_COMPARABLE: Outcome = "not comparable"
 COPIES_TOLERANCE = 0.03
 # The same for ratios of times, as a factor.
 RATIO_TOLERANCE = 1.05
+# The same for what probes found, as a part of the larger figure.
+PROBE_TOLERANCE = 0.05
 
 _CIRCUMSTANCES = (
     "cpu_model",
@@ -38,6 +40,7 @@ _CIRCUMSTANCES = (
     "images",
 )
 _COPIES_KEY = ("label", "guests", "workload", "part", "host_cache", "guest_cache")
+_PROBE_KEY = ("label", "guests", "probe", "metric")
 _RATIO_KEY = ("metric", "of", "to", "workload", "host_cache", "guest_cache")
 
 
@@ -73,8 +76,8 @@ def load_side(directory: Path) -> Side:
 
 
 def agreement(archived: Side, repeated: Side) -> dict[str, Any]:
-    """Outcomes of ``claims``, ``copies`` and ``ratios`` (times of a system divided by the baseline's), each with both
-    sets of figures.
+    """Outcomes of ``claims``, ``copies``, ``ratios`` (times of a system divided by the baseline's) and ``probes`` (their
+    metrics), each with both sets of figures.
 
     An outcome is ``agrees``, ``disagrees`` or ``not comparable``, and ``because`` says why. Absolute times are never
     compared: two machines differ by right. ``remarks`` say what makes the runs as a whole differ, ``circumstances``
@@ -85,16 +88,18 @@ def agreement(archived: Side, repeated: Side) -> dict[str, Any]:
     claims = _claims(one, other)
     copies = [_copies(*pair, data) for pair in _pairs(one["copies"], other["copies"], _COPIES_KEY)]
     ratios = [_ratio(*pair, data, (one, other)) for pair in _pairs(_times(one), _times(other), _RATIO_KEY)]
+    probes = [
+        _probe(*pair, data, (one, other)) for pair in _pairs(one.get("probes", []), other.get("probes", []), _PROBE_KEY)
+    ]
+    rows = {"claims": claims, "copies": copies, "ratios": ratios, "probes": probes}
     return {
         "schema": SCHEMA,
         "archived": _about(one),
         "repeated": _about(other),
         "remarks": _remarks(archived, repeated),
         "circumstances": _circumstances(archived.manifest, repeated.manifest),
-        "counts": {name: _count(rows) for name, rows in (("claims", claims), ("copies", copies), ("ratios", ratios))},
-        "claims": claims,
-        "copies": copies,
-        "ratios": ratios,
+        "counts": {name: _count(found) for name, found in rows.items()},
+        **rows,
     }
 
 
@@ -117,6 +122,9 @@ def lines(result: Mapping[str, Any]) -> list[str]:
         if row["outcome"] != AGREES:
             state = f"{row['label']}, {row['part']} files, host {row['host_cache']}, guest {row['guest_cache']}"
             text.append(f"copies of {state}: {row['outcome']}: {row['because']}")
+    for row in result["probes"]:
+        if row["outcome"] == DISAGREES:
+            text.append(f"{row['probe']} of {row['label']}, {row['metric']}: {row['outcome']}: {row['because']}")
     for name, counts in result["counts"].items():
         text.append(f"{name}: " + ", ".join(f"{number} {outcome}" for outcome, number in counts.items()))
     return text
@@ -192,6 +200,24 @@ def _ratio(
     fields = ("ratio", "low", "high", "n_of", "n_to")
     return _figure(
         _RATIO_KEY, fields, archived, repeated, near=near, within=f"a factor of {RATIO_TOLERANCE}", hopeless=hopeless
+    )
+
+
+def _probe(
+    archived: Mapping[str, Any] | None, repeated: Mapping[str, Any] | None, data: str, runs: tuple[Summary, Summary]
+) -> dict[str, Any]:
+    values = [row["value"] for row in (archived, repeated) if row is not None]
+    near = len(values) == 2 and abs(values[0] - values[1]) <= PROBE_TOLERANCE * max(map(abs, values))
+    metric = str((archived or repeated or {})["metric"])
+    is_emulated = "seconds" in metric and any(run["accelerator"] == "tcg" for run in runs)
+    return _figure(
+        _PROBE_KEY,
+        ("value", "low", "high", "n"),
+        archived,
+        repeated,
+        near=near,
+        within=f"{PROBE_TOLERANCE:.0%}",
+        hopeless=TCG_REASON if is_emulated else data,
     )
 
 

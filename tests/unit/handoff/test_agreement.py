@@ -54,6 +54,21 @@ def test_another_boot_of_the_same_machine_agrees(kvm: Side, tmp_path: Path) -> N
     assert any(row["archived"]["ratio"] != row["repeated"]["ratio"] for row in result["ratios"])
 
 
+def test_probes_agree_by_their_metrics(kvm: Side) -> None:
+    def probed(accelerator: str, **values: float) -> Side:
+        one = changed(kvm)
+        row = {"host": "h", "system": "gfs", "label": "gfs", "guests": 1, "probe": "idle", "n": 1}
+        rows = [row | {"metric": name, "value": value} for name, value in values.items()]
+        return Side({**one.summary, "probes": rows, "accelerator": accelerator}, one.plan, one.manifest)
+
+    first = probed("tcg", backed_bytes=100.0, boot_seconds=5.0, pages=1.0)
+    result = agreement(first, probed("tcg", backed_bytes=104.0, boot_seconds=5.0, pages=1.2))
+    outcomes = {row["metric"]: row["outcome"] for row in result["probes"]}
+    assert outcomes == {"backed_bytes": "agrees", "boot_seconds": "not comparable", "pages": "disagrees"}
+    assert "idle of gfs, pages: disagrees: 1 and 1.2: further apart than 5%, and no common interval" in lines(result)
+    assert agreement(kvm, first)["probes"][0]["because"] == "measured in the repeated run alone"
+
+
 def test_another_guest_makes_figures_not_comparable(kvm: Side) -> None:
     one, other = changed(kvm), changed(kvm)
     for side, version in ((one, "6.12.1"), (other, "6.12.2")):
@@ -162,5 +177,5 @@ def test_other_machines_are_shown_side_by_side(kvm: Side) -> None:
 def test_lines_name_every_claim(kvm: Side) -> None:
     text = lines(agreement(kvm, kvm))
     assert all(any(line.startswith(f"{row['id']}: ") for line in text) for row in kvm.summary["claims"])
-    assert text[-3].startswith("claims: ")
+    assert text[-4].startswith("claims: ")
     assert all("\n" not in line for line in text)
