@@ -116,7 +116,7 @@ def make_plan(experiment: Mapping[str, Any], capabilities: Mapping[str, Any]) ->
     }
     if rule is not None:
         plan["adaptive"] = rule
-    if experiment.get("probes"):
+    if effective.get("probes"):
         plan["probes"] = {
             entry["label"]: {"probe": entry["probe"], "parameters": entry["parameters"]}
             for entry in labelled_probes(effective)
