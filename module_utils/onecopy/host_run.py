@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from . import lock, records, run_unit, slices, testbed
+from . import host_settings, knobs, lock, records, run_unit, slices, testbed
 from .host_data import DataMissingError, DataSet, host_data
 from .paths import MACHINE, RUNTIME, HostPaths
 from .provenance import host_facts
@@ -18,6 +18,8 @@ from .systems import SYSTEMS
 
 # Records of the longest plan, and what a boot keeps below the state directory.
 NEEDED_MIB: Final = 64
+# KSM takes CPU time and merges what is counted. A probe about it switches it on for itself.
+_QUIET: Final = {"ksm_run": 0}
 _MIB: Final = 1 << 20
 
 
@@ -33,8 +35,11 @@ def start(
     *,
     machine: Path = MACHINE,
     runtime: Path = RUNTIME,
+    root: Path = Path("/"),
 ) -> dict[str, Any]:
     """Make this host ready for slices of ``plan``; nothing is started where something is missing. Returns ``facts`` and ``resumed``.
+
+    ``facts`` have the host's settings during the run, and ``quieted``: those that were changed for it, as they were before.
 
     Raises HostRunError.
     """
@@ -46,10 +51,12 @@ def start(
         raise HostRunError(lock.describe(held.holder)) from held
     except run_unit.RunUnitError as error:
         raise HostRunError(str(error)) from error
+    quieted = _quieten(machine, root)
     directory = paths.run(run_id)
     directory.mkdir(parents=True, exist_ok=True)
     records.write_atomically(directory / "plan.json", plan)
-    return {"facts": host_facts(paths, plan["dataset"]["name"]), "resumed": not is_new}
+    facts = host_facts(paths, plan["dataset"]["name"]) | {"settings": host_settings.current(paths.store, root)}
+    return {"facts": facts | ({"quieted": quieted} if quieted else {}), "resumed": not is_new}
 
 
 def work(
@@ -61,6 +68,7 @@ def work(
     skip: int,
     leave_out: Collection[str] = (),
     machine: Path = MACHINE,
+    root: Path = Path("/"),
 ) -> dict[str, Any]:
     """One slice of the blocks that are not in ``leave_out``.
 
@@ -71,6 +79,8 @@ def work(
     held = lock.holder_of(machine / "lock")
     if held is None or held.get("run_id") != run_id:
         raise HostRunError(f"{machine / 'lock'}: run {run_id} does not hold it any more: run the same command again")
+    # Again: a probe that switched KSM on gave the host its own setting back.
+    _quieten(machine, root)
     directory = paths.run(run_id)
     try:
         plan = json.loads((directory / "plan.json").read_text(encoding="utf-8"))
@@ -93,6 +103,15 @@ def finish(run_id: str, paths: HostPaths) -> None:
         run_unit.stop(run_id)
     except run_unit.RunUnitError as error:
         raise HostRunError(str(error)) from error
+
+
+def _quieten(machine: Path, root: Path) -> dict[str, str]:
+    """Switch off what would disturb; the run's unit brings it back. Returns what was changed, as it was before."""
+    try:
+        outcome = host_settings.apply(_QUIET, machine / "knobs", root=root)
+    except knobs.KnobError as error:
+        raise HostRunError(str(error)) from error
+    return {name: " ".join(dict.fromkeys(outcome.before[name].values())) for name in outcome.changed}
 
 
 def _check(plan: Mapping[str, Any], paths: HostPaths) -> None:

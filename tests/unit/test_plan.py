@@ -129,7 +129,9 @@ def test_tcg_block_and_estimate() -> None:
 def test_probes_of_the_tcg_block_alone_are_in_the_plan_that_needs_them() -> None:
     document = SMOKE | {"tcg": {"probes": [{"probe": "idle_guest", "label": "idle"}]}}
     made = plan.make_plan(document, ABLE | {"accelerator": "tcg"})
-    assert {trial["workload"] for trial in made["trials"] if trial["kind"] == "probe"} == set(made["probes"]) == {"idle"}
+    assert (
+        {trial["workload"] for trial in made["trials"] if trial["kind"] == "probe"} == set(made["probes"]) == {"idle"}
+    )
     assert "probes" not in plan.make_plan(document, ABLE)
 
 

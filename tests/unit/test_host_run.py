@@ -1,0 +1,169 @@
+"""A run on a KVM host: what is refused before anything starts, and settings that would disturb are off while it lasts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible.module_utils.onecopy import host_run, knobs, lock, slices
+from ansible.module_utils.onecopy import plan as planning
+from ansible.module_utils.onecopy.paths import HostPaths
+
+RUN = "20260101T000000Z"
+ABLE = {"accelerator": "tcg", "qemu": {"supported": True}, "virtiofsd": {"supported": True}}
+EXPERIMENT: dict[str, Any] = {
+    "name": "tiny",
+    "description": "for tests",
+    "seed": 1,
+    "repeats": 1,
+    "guest": {"memory_mib": 256, "cpus": 1},
+    "dataset": {"name": "tiny", "large_mib": 1, "large_files": 1, "small_mib": 1, "small_files": 5, "seed": 1},
+    "systems": ["hfs", "virtiofs_auto"],
+    "host_cache": ["cold"],
+    "guest_cache": ["cold"],
+    "timed": ["cat"],
+    "timeout_seconds": 20,
+}
+PLAN = planning.make_plan(EXPERIMENT, ABLE)
+
+
+@pytest.fixture
+def paths(disk_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostPaths:
+    """A prepared host with systemd, seen by root."""
+    found = HostPaths(disk_path / "state")
+    for part in ("a/large", "a/small", "b/large", "b/small"):
+        directory = found.share("tiny") / "data" / part
+        directory.mkdir(parents=True)
+        (directory / "file").write_bytes(b"x" * 5000)
+    (found.share("tiny") / "scratch").mkdir()
+    monkeypatch.setattr(host_run.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(host_run.shutil, "which", lambda program: f"/usr/bin/{program}")
+    return found
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Path]:
+    """The machine's directory; the run's unit holds the lock in it already."""
+    (tmp_path / "machine").mkdir()
+    fd = lock.acquire(tmp_path / "machine/lock", {"run_id": RUN, "host": "box1", "experiment": "tiny", "pid": 7})
+    yield tmp_path / "machine"
+    os.close(fd)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A host on which KSM runs, as QEMU's package of Ubuntu leaves it."""
+    switch = tmp_path / "root/sys/kernel/mm/ksm/run"
+    switch.parent.mkdir(parents=True)
+    switch.write_text("1\n")
+    return tmp_path / "root"
+
+
+def start(paths: HostPaths, machine: Path, root: Path, run_id: str = RUN) -> dict[str, Any]:
+    return host_run.start(PLAN, run_id, "box1", paths, machine=machine, runtime=machine, root=root)
+
+
+def test_ksm_is_off_while_a_run_lasts_and_comes_back(paths: HostPaths, machine: Path, root: Path) -> None:
+    switch = root / "sys/kernel/mm/ksm/run"
+    facts = start(paths, machine, root)["facts"]
+    assert (switch.read_text(), facts["quieted"], facts["settings"]["ksm_run"]) == ("0", {"ksm_run": "1"}, "0")
+    again = start(paths, machine, root)
+    assert again["resumed"]
+    assert "quieted" not in again["facts"], "going on must not forget what the host had before"
+    # What the unit's ExecStopPost does.
+    knobs.restore(machine / "knobs")
+    assert switch.read_text() == "1"
+
+
+def test_ksm_is_off_again_after_a_probe_gave_it_back(
+    paths: HostPaths, machine: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(paths, machine, root)
+    knobs.restore(machine / "knobs")
+    seen = []
+
+    def run_slice(*_: Any, **__: Any) -> slices.Slice:
+        seen.append((root / "sys/kernel/mm/ksm/run").read_text())
+        return slices.Slice(0, 0)
+
+    monkeypatch.setattr(host_run.slices, "run_slice", run_slice)
+    host_run.work(RUN, "box1", paths, seconds=1, skip=0, machine=machine, root=root)
+    assert seen == ["0"]
+
+
+def test_a_host_without_ksm_is_no_error(paths: HostPaths, machine: Path, tmp_path: Path) -> None:
+    facts = start(paths, machine, tmp_path / "empty")["facts"]
+    assert "quieted" not in facts
+    assert not (machine / "knobs").exists()
+
+
+def nobody(monkeypatch: pytest.MonkeyPatch, _: HostPaths) -> None:
+    monkeypatch.setattr(host_run.os, "geteuid", lambda: 1000)
+
+
+def no_systemd(monkeypatch: pytest.MonkeyPatch, _: HostPaths) -> None:
+    monkeypatch.setattr(host_run.shutil, "which", lambda program: None)
+
+
+def no_room(monkeypatch: pytest.MonkeyPatch, _: HostPaths) -> None:
+    monkeypatch.setattr(host_run.os, "statvfs", lambda path: SimpleNamespace(f_bavail=5 << 8, f_frsize=4096))
+
+
+def no_role(_: pytest.MonkeyPatch, paths: HostPaths) -> None:
+    paths.state.rename(paths.state.with_name("gone"))
+
+
+def no_data(_: pytest.MonkeyPatch, paths: HostPaths) -> None:
+    paths.share("tiny").rename(paths.share("other"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (nobody, "trials need root on the KVM host: set become"),
+        (no_systemd, "systemd-run is missing: a KVM host runs systemd; run role kvm_host first"),
+        (no_room, "5 MiB are free, 64 MiB are needed: make room"),
+        (no_role, "No such file or directory: run role kvm_host first"),
+        (no_data, "make the data set (role dataset) first"),
+    ],
+)
+def test_what_is_missing_is_one_line_and_starts_nothing(
+    paths: HostPaths, machine: Path, root: Path, monkeypatch: pytest.MonkeyPatch, spoil: Any, says: str
+) -> None:
+    spoil(monkeypatch, paths)
+    with pytest.raises(host_run.HostRunError) as caught:
+        start(paths, machine, root)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (root / "sys/kernel/mm/ksm/run").read_text() == "1\n"
+    assert not paths.run(RUN).exists()
+
+
+def test_a_second_run_is_told_who_measures(paths: HostPaths, machine: Path, root: Path) -> None:
+    with pytest.raises(host_run.HostRunError) as caught:
+        start(paths, machine, root, "20260202T000000Z")
+    assert f"this machine already measures: run {RUN} of experiment 'tiny' on box1" in str(caught.value)
+    assert f"systemctl stop onecopy-run@{RUN}.service" in str(caught.value)
+    assert (root / "sys/kernel/mm/ksm/run").read_text() == "1\n"
+
+
+def test_a_slice_without_the_lock_is_refused(paths: HostPaths, tmp_path: Path, root: Path) -> None:
+    with pytest.raises(host_run.HostRunError, match="does not hold it any more: run the same command again"):
+        host_run.work(RUN, "box1", paths, seconds=1, skip=0, machine=tmp_path, root=root)
+
+
+def test_a_setting_that_cannot_be_changed_is_one_line(
+    paths: HostPaths, machine: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise knobs.KnobError("/sys/kernel/mm/ksm/run: cannot be set to '0': Read-only file system")
+
+    monkeypatch.setattr(host_run.host_settings, "apply", refuse)
+    with pytest.raises(host_run.HostRunError, match="Read-only file system"):
+        start(paths, machine, root)
+    assert json.loads((machine / "lock").read_text())["run_id"] == RUN
