@@ -20,6 +20,7 @@ def test_capabilities_name_every_need(host):
         "virtiofsd",
         "virtio_pmem",
         "vhost_user_shmem",
+        "device_limit",
     }
     assert capabilities["virtiofsd"]["supported"]
     assert "--cache" in capabilities["virtiofsd"]["options"]
