@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -60,3 +63,54 @@ def test_refusals_are_one_line(arguments: tuple[str, ...], says: str) -> None:
     assert says in done.stderr
     assert done.stderr.startswith("onecopy: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout whose environment is ready and whose ansible-playbook tells which of the launcher's descriptors it got; the caller is root."""
+    shutil.copy(PROJECT / "onecopy", tmp_path)
+    for name in ("requirements", "inventories", "experiments"):
+        (tmp_path / name).symlink_to(PROJECT / name)
+    programs = tmp_path / ".onecopy/venv/bin"
+    programs.mkdir(parents=True)
+    for name, script in (
+        ("id", "echo 0"),
+        ("ansible-playbook", f'ls /proc/$$/fd >{tmp_path}/descriptors; echo "played $*"'),
+    ):
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+        (programs / name).chmod(0o755)
+    stamp = "(cat requirements/run.txt requirements/run.txt; python3 -V) | cksum"
+    stamp = subprocess.run(stamp, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    (programs.parent / "stamps").write_text(stamp)
+    return tmp_path
+
+
+def launch_in(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    path = f"{checkout / '.onecopy/venv/bin'}:{os.environ['PATH']}"
+    argv = [checkout / "onecopy", *arguments]
+    return subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path})
+
+
+@pytest.mark.parametrize("arguments", [("demo",), ("run", "smoke"), ("shell", "gfs"), ("bench",), ("teardown",)])
+def test_a_second_controller_in_one_checkout_is_refused(checkout: Path, arguments: tuple[str, ...]) -> None:
+    with (checkout / ".onecopy/lock").open("w") as held:
+        held.write("./onecopy run, pid 7\n")
+        held.flush()
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = launch_in(checkout, *arguments)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "onecopy: another controller (./onecopy run, pid 7) works in this checkout: wait for its end, or end it\n"
+    )
+    assert not (checkout / "descriptors").exists()
+
+
+def test_teardown_removes_its_state_and_a_second_one_finds_nothing(checkout: Path) -> None:
+    done = launch_in(checkout, "teardown")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "played -i inventories/box playbooks/box.yml -e box_state=absent -e box_purge_enabled=true" in done.stdout
+    # The lock must not live on in what a killed launcher leaves behind.
+    assert "9" not in (checkout / "descriptors").read_text().split()
+    assert not (checkout / ".onecopy").exists()
+    again = launch_in(checkout, "teardown")
+    assert (again.returncode, again.stdout) == (0, "onecopy: nothing to remove\n")
