@@ -23,7 +23,9 @@ def test_what_is_promised_for_the_end_is_done_when_a_signal_brings_it(signal: in
     opening = (PROJECT / "onecopy").read_text().split("help()")[0]
     script = tmp_path / "onecopy"
     script.write_text(f"{opening}\ntrap 'echo box stopped' EXIT\necho ready\nsleep 0.5; sleep 0.5; sleep 60\n")
-    with subprocess.Popen(["sh", script], stdout=subprocess.PIPE, text=True, start_new_session=True) as shell:
+    # Whoever runs the tests in the background may have had signals ignored, and a shell cannot trap what it was started ignoring.
+    argv = ["env", "--default-signal=HUP,INT,TERM", "sh", str(script)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, start_new_session=True) as shell:
         assert shell.stdout is not None
         assert shell.stdout.readline() == "ready\n"
         shell.send_signal(signal)
