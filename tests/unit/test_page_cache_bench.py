@@ -57,7 +57,7 @@ def test_missing_tools_are_named(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(not has_tools, reason="vmtouch or fincore is not installed: ./onecopy test installs vmtouch; fincore comes with util-linux")
+@pytest.mark.skipif(not has_tools, reason="vmtouch or fincore is missing: ./onecopy test installs both")
 def test_all_ways_agree_on_real_files_and_leave_nothing(disk_path: Path) -> None:
     result = subject.run(subject.Case("small", 5, 10_000), disk_path, rounds=2)
     assert result["is_same_answer"] is True
