@@ -30,8 +30,8 @@ class CallbackModule(CallbackBase):
         super().__init__()
         self._reasons: list[str] = []
 
-    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
-        if not ignore_errors:
+    def v2_runner_on_failed(self, result: Any, **options: Any) -> None:
+        if not options.get("ignore_errors"):
             failed = [item for item in result.result.get("results", ()) if item.get("failed")]
             for document in failed or [result.result]:
                 self._keep(result.host.get_name(), str(document.get("msg") or "failed without a reason"))
