@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,22 +40,37 @@ class ActionModule(ActionBase):
         self.host = str(self.task_vars["inventory_hostname"])
         arguments = self._task.args
         self.plan = arguments["plan"]
+        reports = Path(arguments["reports_directory"]).resolve()
         self.common = {"host": self.host, "state_directory": arguments.get("state_directory", "/var/lib/onecopy")}
         try:
-            run, is_old = run_directory.find_or_start(
-                Path(arguments["reports_directory"]).resolve(),
-                self.plan,
-                [str(host) for host in self.task_vars.get("ansible_play_hosts", [self.host])],
-                PROJECT,
-                now=datetime.now(UTC),
-                is_repeated=boolean(arguments.get("repeated", True)),
-            )
+            claim = run_directory.claim(reports, self.plan["experiment"], self.host)
+            try:
+                return result | self._work_on(reports)
+            finally:
+                os.close(claim)
         except run_directory.RunDirectoryError as error:
             raise AnsibleActionFail(str(error)) from error
+        except OSError as error:
+            place = error.filename or reports
+            raise AnsibleActionFail(
+                f"{place}: {error.strerror or error}: what {self.host} has finished is stored there: mend it, and run the same command to go on"
+            ) from error
+
+    def _work_on(self, reports: Path) -> dict[str, Any]:
+        """The run that goes on or begins, to its end; what the task's result says of it."""
+        arguments = self._task.args
+        run, is_old = run_directory.find_or_start(
+            reports,
+            self.plan,
+            [str(host) for host in self.task_vars.get("ansible_play_hosts", [self.host])],
+            PROJECT,
+            now=datetime.now(UTC),
+            is_repeated=boolean(arguments.get("repeated", True)),
+        )
         self.common["run_id"] = run.run_id
         if is_old and run.is_finished():
             display.display(f"{self.host}  run {run.run_id} of this plan is finished: {run.path}")
-            return result | {"changed": False, **self._end(run)}
+            return {"changed": False, **self._end(run)}
         for line in progress.plan_lines(self.plan):
             display.display(f"{self.host}  {line}")
         if is_old and run.done(self.host):
@@ -69,7 +85,7 @@ class ActionModule(ActionBase):
         self._call("finish")
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
         run.update_host(self.host, lambda entry: entry.update(finished_at=stamp))
-        return result | {"changed": True, **self._end(run)}
+        return {"changed": True, **self._end(run)}
 
     def _work(self, run: run_directory.RunDirectory, seconds: int) -> None:
         """Slices until nothing remains; an adaptive run repeat by repeat."""

@@ -6,7 +6,8 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,22 +65,31 @@ def make(spec: ImageSpec, image: Path, tree: Path | None) -> None:
     """Make the image; a broken-off run leaves nothing under its name. Raises CommandError, NoSpaceError."""
     image.parent.mkdir(parents=True, exist_ok=True)
     require_space(image.parent, tree_bytes(tree) if tree is not None else 0)
-    partial = image.with_name(f"{image.name}.partial")
-    partial.unlink(missing_ok=True)
-    with open(partial, "wb") as file:
-        file.truncate(spec.size_mib * _MIB)
-    run(mke2fs_argv(spec, partial, tree), env=mke2fs_env(spec, os.environ))
-    sync(partial)
-    partial.rename(image)
+    with _partial(image) as partial:
+        with open(partial, "wb") as file:
+            file.truncate(spec.size_mib * _MIB)
+        run(mke2fs_argv(spec, partial, tree), env=mke2fs_env(spec, os.environ))
 
 
 def copy(source: Path, target: Path) -> None:
     """Copy an image byte by byte, holes kept; a copy of its own in the page cache and on the disk is the point."""
     require_space(target.parent, source.stat().st_blocks * 512)
+    with _partial(target) as partial:
+        run(["cp", "--sparse=always", "--reflink=never", str(source), str(partial)])
+
+
+@contextmanager
+def _partial(target: Path) -> Iterator[Path]:
+    """The place where ``target`` is made: it gets its name when it is whole and on the disk, and is removed when it cannot be made."""
     partial = target.with_name(f"{target.name}.partial")
-    run(["cp", "--sparse=always", "--reflink=never", str(source), str(partial)])
-    sync(partial)
-    partial.rename(target)
+    partial.unlink(missing_ok=True)
+    try:
+        yield partial
+        sync(partial)
+        partial.rename(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def tree_bytes(tree: Path) -> int:

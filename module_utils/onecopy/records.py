@@ -74,12 +74,17 @@ def merge(*streams: Iterable[Record]) -> list[dict[str, Any]]:
 def write_atomically(path: Path, document: Any) -> None:
     """Write ``document`` as JSON so that a reader sees the old file or the new one, also after a crash."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(document, file, indent=1, sort_keys=True)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(document, file, indent=1, sort_keys=True)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        # On a full disk what was written of it would take the room that is left.
+        temporary.unlink(missing_ok=True)
+        raise
     sync_directory(path.parent)
 
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from . import records
+from . import lock, records
 
 SCHEMA: Final = 1
 
@@ -86,6 +86,31 @@ class RunDirectory:
         return all("finished_at" in host for host in self.manifest()["hosts"].values())
 
 
+def claim(reports: Path, experiment: str, host: str) -> int:
+    """Be the only controller that works on ``experiment`` on ``host``; whoever has the descriptor open has the claim, also when he is killed.
+
+    Called by the process that works, whose parent is the controller. One that a killed controller left is ended first, or it would go on
+    beside this one. Raises RunDirectoryError.
+    """
+    path = reports / experiment / f".{host}.lock"
+    holder = {"pid": os.getpid(), "controller": os.getppid()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return lock.acquire(path, holder)
+        except lock.LockHeldError as held:
+            if _is_orphan(path, held.holder):
+                lock.stop_holder(path)
+            return lock.acquire(path, holder)
+    except lock.LockHeldError as held:
+        raise RunDirectoryError(
+            f"{path.parent}: another controller (pid {held.holder.get('controller', '?')}) works on this experiment on {host}: "
+            "wait for its end, or end it"
+        ) from held
+    except OSError as error:
+        raise _cannot_be_written(path.parent, error) from error
+
+
 def find_or_start(
     reports: Path,
     plan: Mapping[str, Any],
@@ -109,9 +134,7 @@ def find_or_start(
                     return run, True
             return _start(top, plan, hosts, project, now), False
     except OSError as error:
-        raise RunDirectoryError(
-            f"{top}: cannot be written: {error.strerror or error}: give the reports another place"
-        ) from error
+        raise _cannot_be_written(top, error) from error
 
 
 def controller_facts(project: Path) -> dict[str, Any]:
@@ -161,6 +184,31 @@ def _start(top: Path, plan: Mapping[str, Any], hosts: Sequence[str], project: Pa
     # Last: a run without a manifest is no run.
     records.write_atomically(run.path / "manifest.json", manifest)
     return run
+
+
+def _is_orphan(path: Path, holder: Mapping[str, Any]) -> bool:
+    """Whether the process that wrote ``holder`` into the lock ``path`` is one of this machine that lost its controller."""
+    process = Path("/proc", str(holder.get("pid")))
+    try:
+        status = (process / "status").read_text(encoding="utf-8", errors="replace")
+        parent = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("PPid:"))
+        # A pid of another machine, or of another container, means somebody else here.
+        return parent != holder.get("controller") and any(_shows(entry, path) for entry in (process / "fd").iterdir())
+    except OSError:
+        return False
+
+
+def _shows(link: Path, path: Path) -> bool:
+    try:
+        return link.readlink() == path.resolve()
+    except FileNotFoundError:
+        return False
+
+
+def _cannot_be_written(directory: Path, error: OSError) -> RunDirectoryError:
+    return RunDirectoryError(
+        f"{directory}: cannot be written: {error.strerror or error}: give the reports another place"
+    )
 
 
 def _git(project: Path, *arguments: str) -> str | None:

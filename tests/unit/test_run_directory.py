@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.onecopy import run_directory
+from ansible.module_utils.onecopy import lock, run_directory
 
 PROJECT = Path(__file__).resolve().parents[2]
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -123,3 +126,62 @@ def test_no_place_for_reports_is_one_line(tmp_path: Path) -> None:
         run_directory.RunDirectoryError, match=r"tiny: cannot be written: File exists: give the reports another place\Z"
     ):
         begin(tmp_path)
+
+
+def _worker(tmp_path: Path) -> tuple[int, int]:
+    """A controller with a worker that has the claim; their pids."""
+    told, tell = os.pipe()
+    controller = os.fork()
+    if controller == 0:
+        if os.fork() == 0:
+            run_directory.claim(tmp_path, "tiny", "box1")
+            os.write(tell, str(os.getpid()).encode())
+        time.sleep(60)
+        os._exit(0)
+    worker = int(os.read(told, 20))
+    os.close(told)
+    os.close(tell)
+    return controller, worker
+
+
+def test_a_second_controller_is_refused_and_other_hosts_and_experiments_are_not(tmp_path: Path) -> None:
+    controller, worker = _worker(tmp_path)
+    try:
+        with pytest.raises(
+            run_directory.RunDirectoryError, match=rf"another controller \(pid {controller}\) works on this"
+        ):
+            run_directory.claim(tmp_path, "tiny", "box1")
+        for experiment, host in (("tiny", "box2"), ("other", "box1")):
+            os.close(run_directory.claim(tmp_path, experiment, host))
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        os.kill(controller, signal.SIGKILL)
+        os.waitpid(controller, 0)
+    os.close(run_directory.claim(tmp_path, "tiny", "box1"))
+
+
+def test_a_worker_whose_controller_was_killed_is_ended(tmp_path: Path) -> None:
+    controller, worker = _worker(tmp_path)
+    os.kill(controller, signal.SIGKILL)
+    os.waitpid(controller, 0)
+    os.close(run_directory.claim(tmp_path, "tiny", "box1"))
+    # Ended, and perhaps not yet collected by whoever inherited it.
+    stat = Path(f"/proc/{worker}/stat")
+    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_the_pid_of_another_machines_worker_is_nobodys_here(tmp_path: Path) -> None:
+    innocent = os.fork()
+    if innocent == 0:
+        time.sleep(60)
+        os._exit(0)
+    (tmp_path / "tiny").mkdir()
+    fd = lock.acquire(tmp_path / "tiny/.box1.lock", {"pid": innocent, "controller": 1})
+    try:
+        with pytest.raises(run_directory.RunDirectoryError, match="another controller"):
+            run_directory.claim(tmp_path, "tiny", "box1")
+        assert os.waitpid(innocent, os.WNOHANG) == (0, 0)
+    finally:
+        os.kill(innocent, signal.SIGKILL)
+        os.waitpid(innocent, 0)
+        os.close(fd)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible.errors import AnsibleActionFail
 from ansible.module_utils.onecopy import plan as planning
 from ansible.module_utils.onecopy import records, run_directory, slices
 from ansible.module_utils.onecopy.paths import HostPaths
+from ansible.plugins.action import ActionBase
 from fake_testbed import FakeTestbed
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -106,3 +110,19 @@ def test_an_adaptive_run_stops_before_its_cap(
     # The same command again finds nothing to do.
     assert loop.work() == every
     assert len(loop.bed.booted) == 10
+
+
+def test_a_full_disk_on_the_controller_is_one_line(
+    paths: HostPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = Loop(planning.make_plan(EXPERIMENT | {"repeats": 1}, ABLE), paths, tmp_path, 60.0)
+    arguments = {"plan": loop.plan, "reports_directory": str(tmp_path)}
+    monkeypatch.setattr(loop.action, "_task", SimpleNamespace(args=arguments), raising=False)
+    monkeypatch.setattr(ActionBase, "run", lambda self, tmp, task_vars: {})
+    monkeypatch.setattr(loop.action, "_work", lambda run, seconds: os.write(full, b"x"))
+    monkeypatch.setattr(loop.action, "_call", lambda step, **arguments: {"facts": {}})
+    full = os.open("/dev/full", os.O_WRONLY)
+    with pytest.raises(AnsibleActionFail, match=r"No space left on device: .* run the same command to go on") as caught:
+        loop.action.run(task_vars={"inventory_hostname": "box1"})
+    assert str(caught.value).startswith(f"{tmp_path}: ")
+    assert "\n" not in str(caught.value)

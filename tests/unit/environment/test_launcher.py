@@ -51,6 +51,8 @@ def test_help(arguments: tuple[str, ...]) -> None:
         (("run", "no_such_experiment"), "no experiment 'no_such_experiment'"),
         (("report", "reports/example", "--against"), "--against needs a second run"),
         (("run", "none/such.yml"), "no experiment 'none/such.yml'"),
+        (("faults", "many"), "'many' is no number above 0"),
+        (("faults", "0"), "'0' is no number above 0"),
         (("compare",), "--data is missing: ./onecopy compare --data DIR"),
         (("compare", "--data"), "--data needs a value"),
         (("compare", "--data", "/tmp"), "the command is missing, after --"),

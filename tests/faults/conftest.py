@@ -1,0 +1,137 @@
+"""What the fault suite shares: how many points, the seed, and the table of faults and outcomes at the end."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+UNIT = Path(__file__).resolve().parents[1] / "unit"
+sys.path.append(str(UNIT))
+
+import fakes
+from ansible.module_utils.onecopy import host_data, measure
+from ansible.module_utils.onecopy.paths import HostPaths
+
+# Points of each fault that needs guests; the others take a fraction of a second each.
+POINTS = int(os.environ.get("ONECOPY_FAULT_POINTS", "1"))
+CHEAP = max(POINTS, 5)
+SEED = int(os.environ.get("ONECOPY_FAULT_SEED", "2011"))
+
+Told = Callable[..., None]
+
+
+def draw(*names: object) -> random.Random:
+    """The random numbers of one point: the same names and seed give the same ones."""
+    return random.Random("/".join(str(name) for name in (SEED, *names)))
+
+
+@dataclass
+class Row:
+    """One fault: how often it was tried, what came of it, and how many finished records there were when it struck."""
+
+    points: int = 0
+    failed: int = 0
+    kept: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+    def cells(self) -> tuple[str, str]:
+        """Points and outcome, as the table shows them."""
+        texts = [
+            text if count == self.points else f"{text} ({count} times)" for text, count in self.outcomes.most_common()
+        ]
+        if self.kept:
+            texts.append(f"{self.kept} finished records kept")
+        if self.failed:
+            texts.insert(0, f"FAILED at {self.failed} of {self.points}")
+        return str(self.points), "; ".join(texts)
+
+
+_rows: dict[str, Row] = {}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "fault(name): what is tried, a line of the table")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        mark = item.get_closest_marker("fault")
+        if mark is not None:
+            item.user_properties.append(("fault", mark.args[0]))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    found = dict(report.user_properties)
+    if "fault" not in found or (report.when != "call" and report.passed):
+        return
+    row = _rows.setdefault(str(found["fault"]), Row())
+    row.points += report.when != "teardown"
+    row.failed += report.failed
+    if report.when == "call" and report.passed:
+        row.outcomes[str(found["outcome"])] += 1
+        row.kept += int(str(found.get("kept", 0)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not _rows:
+        return
+    terminalreporter.section(f"faults and what came of them (seed {SEED})")
+    terminalreporter.line("| fault | points | outcome |")
+    terminalreporter.line("|---|---|---|")
+    for name, row in _rows.items():
+        terminalreporter.line(f"| {name} | {' | '.join(row.cells())} |")
+
+
+@pytest.fixture
+def told(request: pytest.FixtureRequest) -> Iterator[Told]:
+    """Called once by a test, with what came of the fault: the table's words; ``kept`` counts the records that were finished by then."""
+    said: list[str] = []
+
+    def tell(outcome: str, kept: int = 0) -> None:
+        said.append(outcome)
+        request.node.user_properties += [("outcome", outcome), ("kept", kept)]
+
+    yield tell
+    assert len(said) == 1 or request.session.testsfailed, "a fault without an outcome"
+
+
+@pytest.fixture
+def host(disk_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostPaths:
+    """A KVM host without guests (fakes.py), where nobody notices that others on this machine drop its page cache."""
+    monkeypatch.setattr(measure, "disturbed", lambda before, after: None)
+    monkeypatch.setattr(host_data.ShareData, "reclaimed_pages", lambda self, parts: 0)
+    paths = HostPaths(disk_path)
+    fakes.lay_out(paths)
+    return paths
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB; Disk fills it."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8M", "onecopy-small", place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def fill(disk: Path, spare_bytes: int) -> None:
+    """Leave ``spare_bytes`` of a small disk, in whole pages; 0 or more."""
+    status = os.statvfs(disk)
+    with open(disk / "filler", "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, status.f_bavail * status.f_frsize - spare_bytes // 4096 * 4096)
+
+
+def make_room(disk: Path) -> None:
+    """Undo ``fill``."""
+    (disk / "filler").unlink()
