@@ -39,7 +39,7 @@ def onecopy(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def smoke(shown: Callable[[], AbstractContextManager[None]]) -> Run:
     """One run of experiments/smoke.yml, its lines shown as they come."""
-    argv = [PROJECT / "onecopy", "run", "smoke", "-e", "experiment_new_run_enabled=true"]
+    argv = [PROJECT / "onecopy", "run", "smoke"]
     lines = []
     with (
         shown(),

@@ -95,6 +95,30 @@ def launch_in(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[st
     return subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path})
 
 
+@pytest.mark.parametrize(
+    ("user", "says"),
+    [
+        ("1000", "'bench' needs root: run it as root or install sudo"),
+        ("0", "missing: mmdebstrap systemd-container"),
+    ],
+)
+def test_no_root_and_no_packages_are_one_line(checkout: Path, tmp_path: Path, user: str, says: str) -> None:
+    """On a machine that has neither sudo nor apt-get nor the tools of the box."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("sh", "cat", "dirname", "readlink", "grep", "cksum", "mkdir", "flock", "python3"):
+        (programs / name).symlink_to(str(shutil.which(name)))
+    (programs / "id").write_text(f"#!/bin/sh\necho {user}\n")
+    (programs / "id").chmod(0o755)
+    shutil.move(checkout / ".onecopy/venv/bin/id", tmp_path / "id")
+    argv = [checkout / "onecopy", "bench"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env={"PATH": str(programs)})
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"onecopy: {says}")
+    assert done.stderr.count("\n") == 1
+    assert not (checkout / "descriptors").exists()
+
+
 @pytest.mark.parametrize("arguments", [("demo",), ("run", "smoke"), ("shell", "gfs"), ("bench",), ("teardown",)])
 def test_a_second_controller_in_one_checkout_is_refused(checkout: Path, arguments: tuple[str, ...]) -> None:
     with (checkout / ".onecopy/lock").open("w") as held:
