@@ -25,6 +25,7 @@ _REQUIRED_INSIDE: Final = {
     "guest": ("memory_mib", "cpus"),
     "dataset": ("name", "large_mib", "large_files", "small_mib", "small_files", "seed"),
 }
+_PROBE_KEYS: Final = ("probe", "label", "only")
 _TYPES: Final = {
     "integer": "a whole number",
     "number": "a number",
@@ -143,13 +144,17 @@ def labelled_systems(experiment: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def labelled_probes(experiment: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """``probes`` in its long form: ``probe``, ``label`` (the probe's name where none is given), ``parameters`` with defaults filled in."""
+    """``probes`` in its long form.
+
+    ``probe``, ``label`` (the probe's name where none is given), ``only`` (labels of the systems that it is put to; None: all of them),
+    ``parameters`` with defaults filled in.
+    """
     found = []
     for entry in experiment.get("probes", []):
         given = {"probe": entry} if isinstance(entry, str) else dict(entry)
         name = given.pop("probe")
-        label = given.pop("label", name)
-        found.append({"probe": name, "label": label, "parameters": {**PROBES[name].parameters, **given}})
+        label, only = given.pop("label", name), given.pop("only", None)
+        found.append({"probe": name, "label": label, "only": only, "parameters": {**PROBES[name].parameters, **given}})
     return found
 
 
@@ -231,14 +236,18 @@ def _check_workloads(experiment: Mapping[str, Any], name: str) -> list[Workload]
 
 
 def _check_probes(experiment: Mapping[str, Any], name: str) -> None:
+    systems = [entry["label"] for entry in labelled_systems(experiment)]
     for position, entry in enumerate(experiment.get("probes", [])):
         place = f"{name}: probes[{position}]"
         given = {"probe": entry} if isinstance(entry, str) else entry
         if given["probe"] not in PROBES:
             raise ExperimentError(f"{place}: unknown probe {given['probe']!r}{_meant(given['probe'], PROBES)}")
         defaults = PROBES[given["probe"]].parameters
+        for label in given.get("only", []):
+            if label not in systems:
+                raise ExperimentError(f"{place}.only: unknown label {label!r}{_meant(label, systems)}")
         for key, value in given.items():
-            if key in ("probe", "label"):
+            if key in _PROBE_KEYS:
                 continue
             if key not in defaults:
                 raise ExperimentError(f"{place}: unknown parameter {key!r}{_meant(key, defaults)}")

@@ -38,7 +38,7 @@ _FUSE: Final = {
     "write_bytes": "write_bytes",
     "errors": "errors",
 }
-_FUSE_REQUESTS: Final = {"SETUPMAPPING": "map_requests", "REMOVEMAPPING": "unmap_requests"}
+_FUSE_REQUESTS: Final = {"READ": "read_requests", "SETUPMAPPING": "map_requests", "REMOVEMAPPING": "unmap_requests"}
 # Evidence that a host was disturbed, beside its own work.
 _VMSTAT: Final = (
     "pgfault",
@@ -151,7 +151,7 @@ def block_counters(answer: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def fuse_counters(answer: Mapping[str, Any]) -> dict[str, float]:
-    """FUSE requests that a daemon served, mappings apart, from hostfsd's statistics."""
+    """FUSE requests that a daemon served, reads and mappings apart, from hostfsd's statistics."""
     counters: dict[str, float] = {ours: answer[theirs] for theirs, ours in _FUSE.items()}
     return counters | {ours: answer["requests"].get(theirs, 0) for theirs, ours in _FUSE_REQUESTS.items()}
 

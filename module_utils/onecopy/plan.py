@@ -213,7 +213,10 @@ def _combinations(
                 {"system": entry["system"], "guests": 0 if guest == "none" else 1, "kind": kind, "workload": workload}
                 | {"host_cache": host, "guest_cache": guest}
             )
-    for probe, guests in itertools.product(labelled_probes(experiment), experiment.get("guests", [1])):
+    probes = [
+        probe for probe in labelled_probes(experiment) if probe["only"] is None or entry["label"] in probe["only"]
+    ]
+    for probe, guests in itertools.product(probes, experiment.get("guests", [1])):
         why_not = why_unsuitable(PROBES[probe["probe"]], system, probe["parameters"], guests)
         if why_not is None and guests > 1:
             why_not = _why_too_many(experiment, guests, memory_mib)

@@ -190,10 +190,10 @@ class Runner:
         return {}
 
     def op_run(self, pipeline: list[list[str]], timeout_seconds: float, cwd: str = "/") -> Result:
-        """Run one workload; it is ended when the host goes away. ``busy_seconds`` where this guest can tell (see _busy_seconds)."""
-        before = _busy_seconds() if self.is_guest else None
+        """Run one workload; it is ended when the host goes away. ``busy_seconds`` where this guest can tell (see busy_seconds)."""
+        before = busy_seconds() if self.is_guest else None
         result = runner_workload.run(pipeline, timeout_seconds, cwd, self.channel)
-        after = _busy_seconds() if before is not None else None
+        after = busy_seconds() if before is not None else None
         if before is not None and after is not None:
             result["busy_seconds"] = after - before
         return result
@@ -315,7 +315,7 @@ def _failure(request_id: object, reason: str, message: str) -> Result:
     return {"id": request_id, "ok": False, "error": {"reason": reason, "message": message}}
 
 
-def _busy_seconds(text: str | None = None) -> float | None:
+def busy_seconds(text: str | None = None) -> float | None:
     """Seconds since boot in which the only CPU worked for anybody, interrupts included, to the nanosecond.
 
     None with several CPUs, of which the idle ones do not tell how long they have been so.

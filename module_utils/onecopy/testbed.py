@@ -58,6 +58,11 @@ class Boot:
         """Socket of QEMU's monitor, for ``qemu.qmp``."""
         return self.plan.guest.qmp if self.plan.guest else None
 
+    @property
+    def stats(self) -> Path | None:
+        """Socket on which hostfsd tells its counters; None for every other daemon."""
+        return self.plan.stats if self.plan.system.path == "hostfsd" else None
+
     def alive(self) -> tuple[str, str] | None:
         """None, or (reason, message) when the guest or its daemon died: ``daemon_died`` or ``guest_died`` with the console's last line."""
         poll = select.poll()

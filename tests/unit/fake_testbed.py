@@ -110,6 +110,7 @@ class FakeBoot:
 
     qemu_pid = None
     daemon_pid = None
+    stats = None
 
     def __init__(self, bed: FakeTestbed, spec: BootSpec, paths: HostPaths, boot_id: str) -> None:
         share = paths.share(spec.dataset)

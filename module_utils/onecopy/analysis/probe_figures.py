@@ -34,6 +34,15 @@ _CURVES: Final = {
     ("diverge", "own_by_overwritten_bytes"): _Curve(
         "What a guest has for itself alone, by what it overwrote", "MiB overwritten", "MiB", _MIB, x_divisor=_MIB
     ),
+    ("file_sizes", "first_instructions"): _Curve(
+        "Guest instructions for the first read of a file, by its size", "KiB", "instructions", x_divisor=1024
+    ),
+    ("map_cost", "map_seconds_by_live_ranges"): _Curve(
+        "How long the daemon waits for QEMU per mapping, by live ranges", "live ranges", "ms", 0.001
+    ),
+    ("map_cost", "regions_by_live_ranges"): _Curve(
+        "Memory regions that QEMU manages, by live ranges", "live ranges", "regions"
+    ),
     ("ksm_cost", "merged_by_life_ratio"): _Curve(
         "Share of pages that were merged before they were dropped", "seconds that they lived", "share", most=1.05
     ),

@@ -10,6 +10,7 @@ import jinja2
 
 from .circumstances import gaps_section, method_section, plan_section
 from .comparisons import DISTINGUISHABLE, NOT_DISTINGUISHABLE
+from .dax_window_results import dax_window_sections, reread_sections
 from .density_results import density_sections
 from .document import Document, Text, Tone
 from .probe_results import probe_sections
@@ -31,6 +32,8 @@ def document(run: Run, summary: Mapping[str, Any]) -> Document:
     sections += [copies_section(run, summary)] if summary["copies"] or not summary.get("probes") else []
     sections += [
         *density_sections(run, summary),
+        *reread_sections(run, summary),
+        *dax_window_sections(run, summary),
         *probe_sections(run, summary),
         claims_section(summary),
         *times_sections(run, summary),

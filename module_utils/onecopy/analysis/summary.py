@@ -13,6 +13,7 @@ from typing import Any
 
 from . import adaptive, statistics
 from .comparisons import DISTINGUISHABLE, aa, against_baseline
+from .dax_window import dax_window, is_dax_window
 from .density import density, is_density
 from .metrics import LEDGERS, confidence, metric, wall_seconds
 from .ranking import is_comparison, ranking
@@ -46,6 +47,7 @@ def summarise(run: Run, claims: Mapping[str, Any]) -> dict[str, Any]:
             "io_path": io_path(run),
             **({"probes": probes(run)} if run.plan.get("probes") else {}),
             **({"density": density(run)} if is_density(run) else {}),
+            **({"dax_window": dax_window(run)} if is_dax_window(run) else {}),
             **({"ranking": ranking(run)} if is_comparison(run) else {}),
             "comparisons": against_baseline(
                 run, claims["thresholds"], is_trusted=outcome["outcome"] != DISTINGUISHABLE

@@ -13,11 +13,14 @@ from . import (
     density,
     diverge,
     equal_memory,
+    file_sizes,
     idle_guest,
     ksm_cost,
+    map_cost,
     overlap,
     path_length,
     reclaim,
+    reread,
     semantic_gap,
 )
 from .scene import Probe, Probed, ProbeError, Scene
@@ -30,11 +33,14 @@ PROBES: Final[dict[str, Probe]] = {
         density.PROBE,
         diverge.PROBE,
         equal_memory.PROBE,
+        file_sizes.PROBE,
         idle_guest.PROBE,
         ksm_cost.PROBE,
+        map_cost.PROBE,
         overlap.PROBE,
         path_length.PROBE,
         reclaim.PROBE,
+        reread.PROBE,
         semantic_gap.PROBE,
     )
 }

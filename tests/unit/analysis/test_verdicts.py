@@ -278,3 +278,21 @@ def test_an_aa_pair_of_which_one_half_failed_is_absent(tmp_path: Path, claims: d
     found = judged(tmp_path, claims, change=change)
     assert found["aa"]["outcome"] == "absent"
     assert "no state in which both were measured" in found["aa"]["because"]
+
+
+@pytest.mark.parametrize(("read", "verdict"), [(0, "supported"), (2, "refuted")])
+def test_a_single_read_request_of_a_warm_re_read_refutes_that_there_is_none(
+    tmp_path: Path, claims: dict[str, Any], read: int, verdict: str
+) -> None:
+    def change(record: dict[str, Any]) -> None:
+        is_mapped = record["label"] == "myfs"
+        counted = {"read_requests": read if is_mapped else 256, "map_requests": 0, "guest_faults": 40}
+        record["probe"] = {"metrics": {f"reread_{name}": number for name, number in counted.items()}}
+
+    systems = ["myfs", {"system": "myfs", "label": "myfs_no_window", "options": {"window_mib": 0}}]
+    found = judged(
+        tmp_path, claims, "tcg", change, systems=systems, residency=[], timed=[], probes=["reread"], repeats=2
+    )["C6.reread"]
+    assert found["verdict"] == verdict
+    faults = next(row for row in found["numbers"] if row["metric"] == "probe.reread_guest_faults")
+    assert (faults["ratio"], faults["decides"]) == (1.0, False)
