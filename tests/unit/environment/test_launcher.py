@@ -142,3 +142,14 @@ def test_teardown_removes_its_state_and_a_second_one_finds_nothing(checkout: Pat
     assert not (checkout / ".onecopy").exists()
     again = launch_in(checkout, "teardown")
     assert (again.returncode, again.stdout) == (0, "onecopy: nothing to remove\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "inventory"), [((), "inventories/this"), (("-i", "inventories/lab"), "inventories/lab")]
+)
+def test_an_audit_looks_at_this_machine_unless_told_otherwise(
+    checkout: Path, arguments: tuple[str, ...], inventory: str
+) -> None:
+    done = launch_in(checkout, "audit", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"played -i {inventory} playbooks/audit.yml" in done.stdout

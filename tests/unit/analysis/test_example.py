@@ -1,0 +1,50 @@
+"""reports/example is what this kit makes of its records: a reader must not be shown an older kit's format."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from ansible.module_utils.onecopy.analysis import report
+from ansible.module_utils.onecopy.analysis.rebuild import rebuilt_summary
+from ansible.module_utils.onecopy.analysis.stored_run import Run, load
+
+PROJECT = Path(__file__).resolve().parents[3]
+EXAMPLE = PROJECT / "reports/example"
+CURE = "render it anew with: ./onecopy report reports/example"
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return load(EXAMPLE)
+
+
+def test_its_summary_is_what_its_records_give(run: Run) -> None:
+    rebuilt = rebuilt_summary(run, (PROJECT / "experiments/claims.yml").read_bytes())
+    assert rebuilt == (EXAMPLE / "summary.json").read_bytes(), CURE
+
+
+def test_its_page_is_what_its_summary_gives(run: Run) -> None:
+    summary = json.loads((EXAMPLE / "summary.json").read_text())
+    pages = report.render(report.document(run, summary), PROJECT / "roles/report/templates")
+    assert pages["report.md"] == (EXAMPLE / "report.md").read_text(), CURE
+
+
+def test_it_is_a_real_run_of_a_committed_kit(run: Run) -> None:
+    assert run.manifest["controller"]["git_dirty"] is False
+    assert all(host["finished_at"] and host["boots"] for host in run.manifest["hosts"].values())
+
+
+def test_the_readme_quotes_it() -> None:
+    """The table of copies under *What a run here showed*, and the run's last lines."""
+    readme = (PROJECT / "README.md").read_text()
+    summary = json.loads((EXAMPLE / "summary.json").read_text())
+    found = {(row["label"], row["part"], row["host_cache"]): f"{row['copies']:.2f}" for row in summary["copies"]}
+    rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \| ([\d.]+|not applicable) \| ([\d.]+) \|$", readme, re.MULTILINE)
+    assert {row[0] for row in rows} == {label for label, _, _ in found}
+    for label, cold, warm, large in rows:
+        assert (cold, large) == (found[label, "all", "cold"], found[label, "large", "cold"]), label
+        assert warm == found.get((label, "all", "warm"), "not applicable"), label
+    assert f"reports/smoke/{summary['run_id']}/report.html" in readme
