@@ -16,7 +16,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from . import apt_sources, cachestat, cpio, guest_init, image, runner, runner_channel, runner_workload
+from . import (
+    apt_sources,
+    cachestat,
+    cpio,
+    guest_init,
+    image,
+    runner,
+    runner_channel,
+    runner_coherence,
+    runner_workload,
+)
 from .commands import run
 
 # Packages that are unpacked, not installed: a kernel's own scripts would build an initramfs that nobody boots.
@@ -29,7 +39,7 @@ _REMOVED = (
 )
 _EXCLUDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 # Imported, so that Ansible ships them with the module that packs them.
-_RUNNER: tuple[ModuleType, ...] = (runner, runner_channel, runner_workload, cachestat)
+_RUNNER: tuple[ModuleType, ...] = (runner, runner_channel, runner_coherence, runner_workload, cachestat)
 _BUILD_VERSION = 2  # of this file's recipe: raise it when the root image of the same inputs would differ
 
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from . import cachestat, runner_workload
+from . import cachestat, runner_coherence, runner_workload
 from .runner_channel import PortChannel, SocketChannel, find_port
 
 VERSION = 1
@@ -61,6 +61,7 @@ class Runner:
         self.is_guest = is_guest
         self.is_done = False
         self._held: dict[str, dict[int, int]] = {}
+        self._onlooker = runner_coherence.Onlooker()
         self._operations: dict[str, Callable[..., Result]] = {
             name.removeprefix("op_"): getattr(self, name) for name in dir(self) if name.startswith("op_")
         }
@@ -228,6 +229,19 @@ class Runner:
             "vmstat": vmstat,
             "cpu": {state: int(tick) / per_second for state, tick in zip(states, ticks, strict=False)},
         }
+
+    def op_watch(self, cases: list[dict[str, Any]]) -> Result:
+        """Begin to watch files, each in one way (runner_coherence.py); what is seen first."""
+        return {"seen": self._onlooker.watch(cases)}
+
+    def op_look(self) -> Result:
+        """What is seen now of the watched files."""
+        return {"seen": self._onlooker.look()}
+
+    def op_alter(self, changes: list[dict[str, str]]) -> Result:
+        """Change files."""
+        runner_coherence.alter(changes)
+        return {}
 
     def op_fstrim(self, target: str) -> Result:
         """Discard the free blocks of a file system."""

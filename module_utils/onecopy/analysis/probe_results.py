@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from . import coherence_results
 from .document import Block, Cell, Column, Section, Table, Text, text_row
 from .probe_figures import probe_figures, probe_row_name
 from .results import TCG_BANNER
@@ -21,6 +22,8 @@ def probe_sections(run: Run, summary: Row) -> Iterator[Section]:
     rows = summary.get("probes", [])
     kinds = {label: str(entry["probe"]) for label, entry in run.plan.get("probes", {}).items()}
     for probe in dict.fromkeys(kinds[row["probe"]] for row in rows):
+        if probe == coherence_results.PROBE:
+            continue  # told there, in one table of cases
         found = [row for row in rows if kinds[row["probe"]] == probe]
         blocks: list[Block] = [*probe_figures(run, probe), _medians(run, found), _intervals(run, found)]
         if run.accelerator == "tcg" and any("seconds" in row["metric"] for row in found):

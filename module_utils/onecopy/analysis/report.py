@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 
 from .circumstances import gaps_section, method_section, plan_section
+from .coherence_results import coherence_sections
 from .comparisons import DISTINGUISHABLE, NOT_DISTINGUISHABLE
 from .dax_window_results import dax_window_sections, reread_sections
 from .density_results import density_sections
@@ -34,6 +35,7 @@ def document(run: Run, summary: Mapping[str, Any]) -> Document:
         *density_sections(run, summary),
         *reread_sections(run, summary),
         *dax_window_sections(run, summary),
+        *coherence_sections(run),
         *probe_sections(run, summary),
         claims_section(summary),
         *times_sections(run, summary),

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from ..systems import System
 from . import (
+    coherence,
     density,
     diverge,
     equal_memory,
@@ -30,6 +31,7 @@ __all__ = ["PROBES", "Probe", "ProbeError", "Probed", "Scene", "why_unsuitable"]
 PROBES: Final[dict[str, Probe]] = {
     probe.name: probe
     for probe in (
+        coherence.PROBE,
         density.PROBE,
         diverge.PROBE,
         equal_memory.PROBE,

@@ -55,6 +55,29 @@ def test_hello(runner: RunnerClient) -> None:
     assert set(runner.hello) == {"version", "boot_id", "kernel", "python", "uptime_seconds"}
 
 
+def test_files_are_changed_and_watched(runner: RunnerClient, tree: Path) -> None:
+    path = str(tree / "one")
+    ways = ("descriptor", "open", "stat", "listing", "mapped")
+    cases = [{"path": path, "observer": way, "offset": 0} for way in ways]
+    before = runner.call("watch", 10, cases=cases)["seen"]
+    assert before[0] == before[1] == before[4] == (b"x" * 64).hex()
+    assert before[2].startswith("10000 ")
+    assert runner.call("look", 10)["seen"] == before
+    runner.call("alter", 10, changes=[{"path": path, "change": "overwrite"}])
+    assert [was != now for was, now in zip(before, runner.call("look", 10)["seen"], strict=True)] == [
+        True, True, True, False, True,
+    ]  # fmt: skip
+    runner.call("alter", 10, changes=[{"path": path, "change": "append"}, {"path": path, "change": "overwrite_end"}])
+    assert (tree / "one").read_bytes() == b"n" * 64 + b"x" * (10_000 - 64) + b"n" * 64
+    runner.call("alter", 10, changes=[{"path": path, "change": "remove"}])
+    held, *others, mapped = runner.call("look", 10)["seen"]
+    assert held == mapped == (b"n" * 64).hex()
+    assert others == ["absent"] * 3
+    runner.call("alter", 10, changes=[{"path": path, "change": "create"}, {"path": path, "change": "replace"}])
+    assert runner.call("look", 10)["seen"][3] == "present"
+    assert runner.call("watch", 10, cases=[])["seen"] == []
+
+
 def test_a_pipeline_is_timed_and_its_bytes_are_counted(runner: RunnerClient, tree: Path) -> None:
     result = run(runner, ["cat", str(tree / "one")], ["wc", "-c"])
     assert result["exit_codes"] == [0, 0]
