@@ -25,6 +25,8 @@ _WIDTH = 210
 _STEP = 24
 _LABEL_PIXELS = 108
 _CURVE_STEPS = 5
+# Without a precision Vega takes what tells the ticks apart, and writes 10 as 1e+1.
+_NUMBER = ".6~g"
 _PADDING = {"left": _LABEL_PIXELS, "right": 62, "top": 4, "bottom": 34}
 # Vega wants real colours; each stands for one CSS variable of the page and is replaced in the finished SVG.
 _COLOURS = {
@@ -128,7 +130,7 @@ def curve(
         "x": _horizontal("x", most[0], axes[0]),
         "y": {
             **_horizontal("y", most[1], axes[1]),
-            "axis": {"title": axes[1], "tickCount": 4, "format": "~g", "grid": True},
+            "axis": {"title": axes[1], "tickCount": 4, "format": _NUMBER, "grid": True},
         },
         "detail": {"field": "boot", "type": "nominal"},
     }
@@ -144,7 +146,7 @@ def growth(lines: Sequence[Line], *, title: str, axes: tuple[str, str], most: tu
     x = _horizontal("x", most[0], axes[0])
     y = {
         **_horizontal("y", most[1], axes[1]),
-        "axis": {"title": axes[1], "tickCount": 4, "format": "~g", "grid": True},
+        "axis": {"title": axes[1], "tickCount": 4, "format": _NUMBER, "grid": True},
     }
     layers = []
     for line in lines:
@@ -203,7 +205,7 @@ def _labels(order: Sequence[str]) -> dict[str, Any]:
 
 
 def _horizontal(name: str, most: float, title: str, values: list[int] | None = None) -> dict[str, Any]:
-    axis: dict[str, Any] = {"title": title, "tickCount": 4, "format": "~g"}
+    axis: dict[str, Any] = {"title": title, "tickCount": 4, "format": _NUMBER}
     if values:
         axis["values"] = values
     return {"field": name, "type": "quantitative", "scale": {"domain": [0, most], "nice": False}, "axis": axis}

@@ -8,7 +8,7 @@ from typing import Any
 
 import invented
 import pytest
-from ansible.module_utils.onecopy.analysis import report, stored_run, summary
+from ansible.module_utils.onecopy.analysis import figures, report, stored_run, summary
 from ansible.module_utils.onecopy.systems import SYSTEMS
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -54,6 +54,13 @@ def test_every_colour_of_a_figure_is_one_of_the_page(page: str) -> None:
     assert {name for name in used if f"{name}:" not in style} == set()
     assert {name for name in SYSTEMS if f"--{name.replace('_', '-')}:" not in style} == set()
     assert "#0b0b" not in page
+
+
+@pytest.mark.parametrize("most", [0.04, 11.0, 1300.0, 250_000.0])
+def test_numbers_at_an_axis_are_written_out(most: float) -> None:
+    drawing = figures.times([figures.Bar("gfs", "gfs", most / 2, None, None, [])], title="Seconds", most=most)
+    assert "e+" not in drawing
+    assert "e-0" not in drawing
 
 
 def test_identifiers_are_unique(page: str) -> None:
