@@ -10,7 +10,8 @@ MS_REC, MS_PRIVATE = 16384, 1 << 18
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWNET = 0x00020000, 0x08000000, 0x40000000
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 IN_MODIFY, IN_ATTRIB, IN_Q_OVERFLOW, IN_IGNORED = 0x2, 0x4, 0x4000, 0x8000
-FALLOC_MODES = 0x01 | 0x02 | 0x08 | 0x10 | 0x20  # keep size, punch hole, collapse, zero and insert range
+FALLOC_KEEP_SIZE = 0x01
+FALLOC_MODES = FALLOC_KEEP_SIZE | 0x02 | 0x08 | 0x10 | 0x20  # keep size, punch hole, collapse, zero and insert range
 
 _OPEN_TREE_CLONE = 1
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522

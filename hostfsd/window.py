@@ -6,6 +6,7 @@ import os
 import stat
 import threading
 
+from hostfsd import libc
 from hostfsd.backend import Aborted, Backend
 from hostfsd.inodes import Descriptor, Inode
 from hostfsd.tail import Tail
@@ -71,6 +72,8 @@ class Window:
                 found = None
             mapped = self._mapped(inode, write)
             if found:
+                if write:
+                    _fill_holes(mapped.descriptor.fd, offset)
                 self.upgrades += write
                 if not found.settled:
                     self._fill(found, mapped)
@@ -78,6 +81,8 @@ class Window:
             new = Range(inode, position, offset)
             self._ranges[position] = mapped.ranges[position] = new
             try:
+                if write:
+                    _fill_holes(mapped.descriptor.fd, offset)
                 self._fill(new, mapped)
             except OSError:
                 self._drop(new)
@@ -269,6 +274,17 @@ class Window:
                     self.watcher.remove(mapped.watch)
         if failure:
             raise failure
+
+
+def _fill_holes(fd: int, offset: int) -> None:
+    """Give the holes of a range their blocks before the guest stores into them: on a full disk such a store would kill QEMU. Raises ENOSPC."""
+    end = min(offset + RANGE, os.fstat(fd).st_size)
+    if offset < end and os.lseek(fd, offset, os.SEEK_HOLE) < end:
+        try:
+            libc.fallocate(fd, libc.FALLOC_KEEP_SIZE, offset, end - offset)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
 
 
 def _whole(found: Range, size: int, mapped: Mapped) -> int:

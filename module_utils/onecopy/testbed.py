@@ -311,7 +311,8 @@ def _diagnose(plan: Arrangement) -> tuple[str, str]:
             said = units.last_words(plan.daemon_unit)
             return (
                 "daemon_died",
-                f"{plan.daemon_unit}: {daemon.result}, status {daemon.exit_status}; last words: {said}",
+                f"{plan.daemon_unit}: {daemon.result}, status {daemon.exit_status}; last words: {said}; its guest was ended with it. "
+                "A run boots both again for its next trial; a guest of role guest_vm starts when the role is applied again",
             )
     reason = "guest_died" if plan.guest else "runner_lost"
     said = _last_line(plan.console) or f"last words: {units.last_words(plan.unit)}"

@@ -164,5 +164,6 @@ def _observe(argv: Sequence[str], listener: socket.socket, deadline_seconds: flo
     cause = f": {said[0]}" if said else ""
     return Finding(
         False,
-        f"this QEMU cannot map a vhost-user daemon's files into a guest{cause}; QEMU 11.1 can (Debian: trixie-backports, Ubuntu: qemu-system-x86-hwe)",
+        f"this QEMU cannot map a vhost-user daemon's files into a guest{cause}; QEMU 11.1 can (Debian: trixie-backports, Ubuntu 26.04: qemu-system-x86-hwe); "
+        "where it cannot be had (Ubuntu 24.04), gfs_pmem_dax is the nearest stand-in",
     )

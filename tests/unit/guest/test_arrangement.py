@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.onecopy import arrangement, qemu, testbed
+from ansible.module_utils.onecopy import arrangement, qemu, testbed, units
 from ansible.module_utils.onecopy.arrangement import BootSpec, Mount
 from ansible.module_utils.onecopy.paths import HostPaths
 from ansible.module_utils.onecopy.systems import SYSTEMS
@@ -133,3 +133,32 @@ def test_the_console_tells_why_a_kernel_died(tmp_path: Path) -> None:
     assert testbed._last_line(console) == "console: Booting from ROM.."
     console.write_text("[ 1.0] Kernel panic - not syncing: VFS\n[ 1.1] Kernel Offset: disabled\n\n")
     assert testbed._last_line(console) == "console: [ 1.0] Kernel panic - not syncing: VFS"
+
+
+@pytest.mark.parametrize(
+    ("daemon", "guest", "reason"),
+    [
+        (units.State("failed", "signal", None, 9, stopped_at=5), units.State("active", "success", 7, 0), "daemon_died"),
+        # systemd has ended the guest for it
+        (units.State("failed", "signal", None, 9, 5), units.State("inactive", "success", None, 0, 6), "daemon_died"),
+        (units.State("inactive", "success", None, 0, 9), units.State("failed", "signal", None, 9, 8), "guest_died"),
+        (units.State("active", "success", 7, 0), units.State("failed", "exit-code", None, 1, 8), "guest_died"),
+    ],
+)
+def test_who_died_first_is_told_with_what_comes_next(
+    monkeypatch: pytest.MonkeyPatch, daemon: units.State, guest: units.State, reason: str
+) -> None:
+    plan = arrangement.arrange(spec("myfs"), PATHS)
+    states = {plan.daemon_unit: daemon, plan.unit: guest}
+    monkeypatch.setattr(testbed.units, "state", states.__getitem__)
+    monkeypatch.setattr(testbed.units, "last_words", lambda unit: f"farewell of {unit}")
+    found, message = testbed._diagnose(plan)
+    assert found == reason
+    if reason == "daemon_died":
+        assert message.startswith(
+            "onecopy-hostfsd@trial.service: signal, status 9; last words: farewell of onecopy-hostfsd@"
+        )
+        assert "A run boots both again" in message
+        assert "when the role is applied again" in message
+    else:
+        assert message.startswith("onecopy-guest@trial.service: ")

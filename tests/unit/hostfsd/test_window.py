@@ -287,6 +287,37 @@ def test_many_ranges_exhaustion_and_reclaim(fs):
     assert not fs.window.maps and fs.daemon.stats()["window"]["ranges_live"] == 0
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts a small file system")
+def test_a_hole_on_a_full_disk_is_enospc_before_anything_is_stored(start, tmp_path):
+    """Stored into through the window, it would be a SIGBUS that kills QEMU."""
+    shared = tmp_path / "0" / "shared"
+    shared.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", shared], check=True)
+    try:
+        fs = start("--window", "64M")
+        for name, size in (("sparse", 2 * RANGE), ("half", RANGE)):
+            with (shared / name).open("wb") as stream:
+                stream.truncate(size)
+        half, sparse = (fs.guest.lookup(name).node for name in (b"half", b"sparse"))
+        fs.guest.map(half, write=True)
+        assert (shared / "half").stat().st_blocks * 512 == RANGE, "its holes have blocks now"
+        assert (shared / "half").stat().st_size == RANGE
+        fs.guest.map(sparse, position=RANGE)
+        assert fs.window.read(RANGE, 4) == bytes(4), "reading needs no room"
+        with pytest.raises(FuseError) as caught:
+            fs.guest.map(sparse, position=RANGE, write=True)
+        assert caught.value.errno == errno.ENOSPC
+        descriptors = fs.daemon.stats()["descriptors"]
+        fs.guest.unmap(RANGE)
+        with pytest.raises(FuseError):
+            fs.guest.map(sparse, position=RANGE, write=True)
+        assert fs.daemon.stats()["descriptors"] < descriptors, "nothing is kept of what was refused"
+        fs.window.write(0, b"still")
+        assert (shared / "half").read_bytes()[:5] == b"still"
+    finally:
+        subprocess.run(["umount", "-l", shared], check=True)
+
+
 def test_impossible_ranges_are_refused(mapped):
     for offset, position, length in (
         (0, 1, RANGE),
