@@ -24,6 +24,10 @@ options:
       - What the host can run, as role kvm_host writes it to C(capabilities.json).
       - Without it the experiment is validated alone.
     type: dict
+  guest_capabilities:
+    description: What the host's guests can do, in the same form, as role guest_image writes it to C(guest/manifest.json).
+    type: dict
+    default: {}
 attributes:
   check_mode:
     support: full
@@ -68,6 +72,7 @@ def main() -> None:
         "path": {"type": "path", "required": True},
         "schema": {"type": "path", "required": True},
         "capabilities": {"type": "dict"},
+        "guest_capabilities": {"type": "dict", "default": {}},
     }
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     path = Path(module.params["path"])
@@ -76,7 +81,7 @@ def main() -> None:
         document = experiment.load(path, schema, os.path.join(path.parent.name, path.name))
         result = {"experiment": document}
         if module.params["capabilities"] is not None:
-            made = plan.make_plan(document, module.params["capabilities"])
+            made = plan.make_plan(document, module.params["capabilities"] | module.params["guest_capabilities"])
             result |= {"plan": made, "lines": progress.plan_lines(made)}
     except (experiment.ExperimentError, plan.NoTrialsError) as error:
         module.fail_json(msg=str(error))

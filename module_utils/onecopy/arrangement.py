@@ -166,7 +166,8 @@ def arrange(spec: BootSpec, paths: HostPaths) -> Arrangement:
         )
     else:
         source, dax = ("/dev/pmem0", ",dax=always") if system.dax else ("/dev/vdc", "")
-        data = (Mount(source, "/data", "ext4", f"ro,noload,noatime{dax}"),)
+        journal = ",noload" if system.filesystem == "ext4" else ""
+        data = (Mount(source, "/data", system.filesystem, f"ro{journal},noatime{dax}"),)
         scratch_image, daemon_unit = paths.store / "scratch" / f"{spec.name}.img", None
         scratch = (Mount("/dev/vdb", SCRATCH, "ext4", "noatime"),)
     return Arrangement(
@@ -260,6 +261,7 @@ def _guest(spec: BootSpec, system: System, paths: HostPaths, scratch: Path | Non
         )
     reclaim = cast(Any, options.get("reclaim"))
     modules = (guest_init.PMEM_MODULES if pmem else ()) + guest_init.RECLAIM_MODULES.get(reclaim, ())
+    modules += guest_init.EROFS_MODULES if system.filesystem == "erofs" else ()
     return qemu.GuestSpec(
         name=spec.name,
         accelerator=cast(Any, spec.accelerator),

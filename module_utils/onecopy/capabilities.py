@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import device_limit, vhost_user_probe
+from . import data_images, device_limit, vhost_user_probe
 
 # Options that the kit's unit of virtiofsd uses; asked of --help, since versions and forks differ.
 VIRTIOFSD_OPTIONS = ("--socket-path", "--shared-dir", "--cache", "--sandbox", "--socket-group")
@@ -75,6 +75,8 @@ def discover(
     document: dict[str, Any] = {"accelerator": accelerator, "accelerator_reason": accelerator_reason, **found}
     can_limit, reason = device_limit.probe(Path(tempfile.gettempdir()))
     document["device_limit"] = {"supported": can_limit, "reason": reason}
+    no_erofs = data_images.why_no_erofs()
+    document["erofs"] = {"supported": not no_erofs, "reason": no_erofs}
     document["memory_mib"] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
     document["virtiofsd"] = virtiofsd(daemon, _said([daemon, "--help"]), (_said([daemon, "--version"]) or "").strip())
     if found["qemu"]["supported"]:

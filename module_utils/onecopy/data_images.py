@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 
 from . import dataset, fiemap, image
 from .cachestat import walk_part
-from .commands import run
+from .commands import CommandError, run
 from .paths import HostPaths
 from .systems import SYSTEMS
 
@@ -48,24 +49,28 @@ def make(name: str, systems: Sequence[str], paths: HostPaths, owner: str) -> lis
     manifest = paths.image_manifest(name)
     known = read_manifest(manifest)
     tree = paths.share(name) / "data"
-    first = paths.image(name, wanted[0])
-    document = dataset.read_manifest(paths.dataset_manifest(name))
-    assert document is not None
     count = sum(len(names) + 1 for _, _, names in os.walk(tree))
-    image.make(image.data_spec(f"data {name}", image.tree_bytes(tree), count), first, tree)
+    spec = image.data_spec(f"data {name}", image.tree_bytes(tree), count)
     user = pwd.getpwnam(owner)
-    entry = {
-        "source": _source_digest(name, paths),
-        "sha256": image.digest(first),
-        "size": first.stat().st_size,
-        "ranges": find_ranges(first),
-    }
+    made: dict[str, tuple[Path, dict[str, Any]]] = {}
     for system in wanted:
-        path = paths.image(name, system)
-        if path != first:
-            image.copy(first, path)
+        path, filesystem = paths.image(name, system), SYSTEMS[system].filesystem
+        if filesystem in made:
+            image.copy(made[filesystem][0], path)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            (image.make_erofs if filesystem == "erofs" else image.make)(spec, path, tree)
+            made[filesystem] = (
+                path,
+                {
+                    "source": _source_digest(name, paths),
+                    "sha256": image.digest(path),
+                    "size": path.stat().st_size,
+                    "ranges": find_ranges(path, filesystem),
+                },
+            )
         os.chown(path, user.pw_uid, user.pw_gid)
-        known[system] = entry
+        known[system] = made[filesystem][1]
     partial = manifest.with_name(f"{manifest.name}.partial")
     partial.write_text(json.dumps(known) + "\n", encoding="ascii")
     partial.rename(manifest)
@@ -81,9 +86,9 @@ def read_manifest(manifest: Path) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def find_ranges(path: Path) -> Ranges:
+def find_ranges(path: Path, filesystem: str = "ext4") -> Ranges:
     """Where in the image the data of each part lie, asked of the file system inside."""
-    with mounted(path) as top:
+    with mounted(path, filesystem) as top:
         return {
             part: fiemap.merge(
                 (extent.physical, extent.length)
@@ -101,18 +106,35 @@ def file_extents(path: Path, part: str) -> dict[str, list[fiemap.Extent]]:
 
 
 @contextmanager
-def mounted(path: Path) -> Iterator[Path]:
+def mounted(path: Path, filesystem: str = "ext4") -> Iterator[Path]:
     """Mount an image for looking, changing nothing in it."""
+    options = "ro,noload" if filesystem == "ext4" else "ro"
     with tempfile.TemporaryDirectory(prefix="onecopy-image-") as top:
         device = run(["losetup", "--find", "--show", "--read-only", str(path)]).strip()
         try:
-            run(["mount", "-t", "ext4", "-o", "ro,noload", device, top])
+            run(["mount", "-t", filesystem, "-o", options, device, top])
         finally:
             run(["losetup", "-d", device])
         try:
             yield Path(top)
         finally:
             run(["umount", top])
+
+
+def why_no_erofs() -> str:
+    """Why this host cannot make EROFS images and look into them, found out by trying; empty where it can."""
+    if shutil.which(image.MKFS_EROFS) is None:
+        return f"{image.MKFS_EROFS} is not installed (package erofs-utils)"
+    with tempfile.TemporaryDirectory(prefix="onecopy-erofs-") as top:
+        tree, made = Path(top) / "tree", Path(top) / "tried.img"
+        tree.mkdir()
+        (tree / "file").write_bytes(b"tried")
+        try:
+            image.make_erofs(image.ImageSpec("tried", 4, 16), made, tree)
+            with mounted(made, "erofs") as found:
+                return "" if (found / "file").read_bytes() == b"tried" else "its images do not hold what was put in"
+        except (CommandError, OSError) as error:
+            return " ".join(str(error).split())
 
 
 def _source_digest(name: str, paths: HostPaths) -> str:

@@ -197,6 +197,11 @@ def _check_systems(experiment: Mapping[str, Any], name: str) -> None:
                 "give it another with {system: NAME, label: TEXT}"
             )
         labels[entry["label"]] = position
+        if SYSTEMS[entry["system"]].storage == "share" and entry["options"].get("memory", "memfd") != "memfd":
+            raise ExperimentError(
+                f"{name}: systems[{position}].options.memory: {entry['options']['memory']!r}: a share's daemon (vhost-user) maps its guest's memory, "
+                "which KSM cannot merge then: take the option away, or take gfs_ksm"
+            )
         if entry["label"] != entry["system"] and entry["label"] in SYSTEMS:
             raise ExperimentError(
                 f"{name}: systems[{position}]: label {entry['label']!r} is the name of another system: choose another"

@@ -9,7 +9,8 @@ SHELL_PORT = "org.onecopy.shell"
 BOOT_MODULES = ("virtio_blk",)
 PMEM_MODULES = ("libnvdimm", "nd_btt", "nd_pmem", "nd_virtio", "virtio_pmem")
 RECLAIM_MODULES = {"balloon": ("virtio_balloon",), "reporting": ("virtio_balloon",), "virtio_mem": ("virtio_mem",)}
-OPTIONAL_MODULES = (*PMEM_MODULES, "virtio_balloon", "virtio_mem", "erofs")
+EROFS_MODULES = ("libcrc32c", "erofs")
+OPTIONAL_MODULES = (*PMEM_MODULES, "virtio_balloon", "virtio_mem", *EROFS_MODULES)
 ALL_MODULES = BOOT_MODULES + OPTIONAL_MODULES
 
 # Directories that the root image (read-only) must have for the mounts to come.
@@ -26,7 +27,7 @@ mount -t tmpfs -o mode=755 run /run
 for word in $(cat /proc/cmdline); do
     case $word in onecopy.modules=*) modules=$(echo "${word#*=}" | tr , ' ');; esac
 done
-for module in BOOT_MODULES $modules; do insmod "/modules/$module.ko"; done
+for module in BOOT_MODULES $modules; do [ ! -e "/modules/$module.ko" ] || insmod "/modules/$module.ko"; done
 mount -t ext4 -o ro,noload,noatime /dev/vda /root
 mv /onecopy /run/onecopy
 cp /bin/busybox /run/onecopy/busybox

@@ -98,7 +98,9 @@ def base_entries(downloads: Path) -> tuple[dict[str, cpio.Entry], str]:
         **{name: cpio.directory() for name in ("proc", "sys", "run", "root")},
     }
     for name in guest_init.ALL_MODULES:
-        path = next(modules.rglob(f"{name}.ko*"))
+        path = next(modules.rglob(f"{name}.ko*"), None)
+        if path is None:
+            continue  # built in, or merged with another: kernels differ
         content = path.read_bytes()
         entries[f"modules/{name}.ko"] = cpio.file(lzma.decompress(content) if path.suffix == ".xz" else content)
     return entries, modules.name
@@ -121,7 +123,9 @@ def is_current(spec: RootSpec, guest: Path) -> bool:
 
 def is_runner_current(guest: Path) -> bool:
     """Whether initrd and runner directory hold this version's runner."""
-    return bool(read_manifest(guest).get("runner") == _runner_digest(runner_files())) and (guest / "initrd").exists()
+    manifest = read_manifest(guest)
+    is_same = bool(manifest.get("runner") == _runner_digest(runner_files()))
+    return is_same and "capabilities" in manifest and (guest / "initrd").exists()
 
 
 def read_manifest(guest: Path) -> dict[str, Any]:
@@ -197,11 +201,21 @@ def pack_runner(guest: Path) -> dict[str, Any]:
         (guest / "runner" / path).write_bytes(source)
     manifest = {
         **read_manifest(guest),
+        "capabilities": kernel_capabilities((guest / "config").read_text(encoding="ascii")),
         "runner": _runner_digest(files),
         "initrd_sha256": hashlib.sha256(content).hexdigest(),
     }
     _write_manifest(guest, manifest)
     return manifest
+
+
+def kernel_capabilities(config: str) -> dict[str, dict[str, Any]]:
+    """What systems under test need of the guests' kernel, from its configuration: in the form of capabilities.json."""
+    wanted = ("CONFIG_EROFS_FS", "CONFIG_FS_DAX")
+    lines = set(config.splitlines())
+    missing = [name for name in wanted if not {f"{name}=y", f"{name}=m"} & lines]
+    reason = f"the guests' kernel was built without {' and '.join(missing)}" if missing else ""
+    return {"guest_erofs": {"supported": not missing, "reason": reason}}
 
 
 def find_unlike(packages: Iterable[str], wanted: Iterable[str]) -> str | None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from . import host_settings, knobs, lock, records, run_unit, slices, testbed
+from . import host_settings, image, knobs, lock, records, run_unit, slices, testbed
 from .host_data import DataMissingError, DataSet, host_data
 from .paths import MACHINE, RUNTIME, HostPaths
 from .provenance import host_facts
@@ -18,8 +18,9 @@ from .systems import SYSTEMS
 
 # Records of the longest plan, and what a boot keeps below the state directory.
 NEEDED_MIB: Final = 64
-# KSM takes CPU time and merges what is counted. A probe about it switches it on for itself.
-_QUIET: Final = {"ksm_run": 0}
+# KSM takes CPU time and merges what is counted. A probe about it switches it on for itself. Huge pages are the kernel's defaults everywhere: in a
+# guest's shared memory they would back 2 MiB where a page was touched.
+_QUIET: Final = {"ksm_run": 0, "thp_enabled": "madvise", "thp_shmem_enabled": "never"}
 _MIB: Final = 1 << 20
 
 
@@ -130,7 +131,20 @@ def _check(plan: Mapping[str, Any], paths: HostPaths) -> None:
     name = plan["dataset"]["name"]
     try:
         DataSet.of_share(paths.share(name) / "data")
+        image.require_space(paths.store, _own_images_bytes(plan, paths))
         for system in sorted({trial["system"] for trial in plan["trials"]}):
             host_data(SYSTEMS[system], name, paths)
+    except image.NoSpaceError as error:
+        raise HostRunError(f"images of the guests' own: {error}, or plan fewer guests") from error
     except DataMissingError as error:
         raise HostRunError(str(error)) from error
+
+
+def _own_images_bytes(plan: Mapping[str, Any], paths: HostPaths) -> int:
+    """What the whole copies of the largest fleet take at once."""
+    most = 0
+    for trial in plan["trials"]:
+        base = paths.image(plan["dataset"]["name"], trial["system"])
+        if SYSTEMS[trial["system"]].own_image == "copy" and base.exists():
+            most = max(most, trial["guests"] * base.stat().st_blocks * 512)
+    return most

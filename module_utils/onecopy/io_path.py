@@ -49,6 +49,14 @@ _VMSTAT: Final = (
     "workingset_refault_anon",
     "oom_kill",
 )
+# What each layer read, by the counter that sees it: guest's disks, calls of QEMU and daemon, and the host's device below both.
+MOVED: Final = (
+    ("guest", "read_bytes"),
+    ("qemu", "read_call_bytes"),
+    ("daemon", "read_call_bytes"),
+    ("qemu", "storage_read_bytes"),
+    ("daemon", "storage_read_bytes"),
+)
 _CPU_STATES: Final = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 _IDLE: Final = ("idle", "iowait", "steal")
 _TIMEOUT_SECONDS: Final = 5.0
@@ -95,6 +103,11 @@ def difference(before: Mapping[str, Mapping[str, float]], after: Mapping[str, Ma
         for layer, counters in after.items()
         if layer in before
     }
+
+
+def moved_bytes(layers: Mapping[str, Mapping[str, float]]) -> float:
+    """Bytes that all layers below a program read."""
+    return sum(layers.get(layer, {}).get(counter, 0) for layer, counter in MOVED)
 
 
 def amplification(change: Mapping[str, Mapping[str, float]], wanted_bytes: int) -> Counters:

@@ -48,9 +48,9 @@ class Scanner:
         return samples, reached
 
     def settings(self) -> dict[str, str]:
-        """KSM's settings as they are, by KSM's own names."""
+        """The settings that decide what is merged, as they are: KSM's, and the host's for huge pages, which KSM breaks up."""
         found = host_settings.current(root=self._root)
-        return {name.removeprefix(_PREFIX): value for name, value in found.items() if name.startswith(_PREFIX)}
+        return {name: value for name, value in found.items() if name.startswith((_PREFIX, "thp_"))}
 
 
 @contextmanager

@@ -42,7 +42,10 @@ class Testbed(Protocol):
 
 @dataclass
 class Slice:
-    """What one slice did. ``boots`` has one entry per new boot: label, system, boot_id, kernel, command_lines."""
+    """What one slice did. ``boots`` has one entry per new boot: label, system, boot_id, kernel, command_lines.
+
+    Of a fleet the first guest has ``command_lines``, and the others ``like``, its boot_id: theirs are the same but for the guest's name.
+    """
 
     done: int
     remaining: int
@@ -165,18 +168,14 @@ class _Worker:
             if self.run.count_failed_boot(block) >= FAILED_BOOTS:
                 message = f"{FAILED_BOOTS} boots of {specs[0].label} failed, the last one: {error.message}"
                 while waiting:
-                    self._record(not_run(self.context, waiting.pop(0), "guest_not_ready", message))
+                    self._record(not_run(self.context, waiting.pop(0), "guest_not_ready", message, error.console))
             return []
         for spec, boot in zip(specs, boots, strict=True):
-            self.result.boots.append(
-                {
-                    "label": spec.label,
-                    "system": spec.system,
-                    "boot_id": boot.boot_id,
-                    "kernel": boot.runner.hello.get("kernel"),
-                    "command_lines": boot.command_lines,
-                }
-            )
+            entry: dict[str, Any] = {"label": spec.label, "system": spec.system, "boot_id": boot.boot_id}
+            entry["kernel"] = boot.runner.hello.get("kernel")
+            # A fleet's command lines differ in the guest's name alone, and there may be hundreds of them.
+            entry |= {"command_lines": boot.command_lines} if boot is boots[0] else {"like": boots[0].boot_id}
+            self.result.boots.append(entry)
         return boots
 
     def _boot_all(self, specs: Sequence[BootSpec]) -> list[Boot]:
@@ -189,7 +188,8 @@ class _Worker:
         for number, boot in enumerate(started, start=1):
             error = boot.exception()
             if isinstance(error, BootError):
-                raise BootError(error.reason, f"guest {number} of {len(specs)}: {error.message}") from error
+                error.message = f"guest {number} of {len(specs)}: {error.message}"
+                raise error
         return [boot.result() for boot in started]
 
     def _run_one(self, trial: Mapping[str, Any], boots: list[Boot], data: HostData) -> list[Boot]:

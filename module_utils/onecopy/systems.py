@@ -17,7 +17,8 @@ class System:
     ``storage`` says how the host stores the data: ``share`` (files of a tree) or ``image`` (one file with a file system in it).
     ``not_applicable`` names the cache states that this path cannot have, each with the reason that plan and report print.
     ``own_image``: every guest has its own, a whole ``copy`` of the image or an ``overlay`` (qcow2) on it. ``merges``: the host may merge
-    equal pages of guest memory or of private mappings. ``needs`` are keys of the KVM host's ``capabilities.json``.
+    equal pages of guest memory or of private mappings. ``filesystem``: what an image holds. ``needs`` are keys of the KVM host's
+    ``capabilities.json``, and ``guest_…`` those of its guests' kernel.
     """
 
     name: str
@@ -29,6 +30,7 @@ class System:
     dax: bool = False
     own_image: Literal["copy", "overlay"] | None = None
     merges: Literal["guest_memory", "mapping"] | None = None
+    filesystem: Literal["ext4", "erofs"] = "ext4"
     needs: tuple[str, ...] = ()
     not_applicable: dict[tuple[Party, CacheState], str] = field(default_factory=dict)
 
@@ -96,6 +98,15 @@ SYSTEMS: dict[str, System] = {
             "image",
             dax=True,
             needs=("qemu", "virtio_pmem"),
+        ),
+        System(
+            "gfs_pmem_erofs",
+            "guest EROFS (uncompressed) mounted -o dax on virtio-pmem: gfs_pmem_dax with a file system that cannot be written",
+            "pmem",
+            "image",
+            dax=True,
+            filesystem="erofs",
+            needs=("qemu", "virtio_pmem", "erofs", "guest_erofs"),
         ),
         System(
             "myfs",

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from . import arrangement, device_limit, guest_files, image, qemu, units
+from . import arrangement, console_log, device_limit, guest_files, image, qemu, units
 from .arrangement import DATA_ROOTS, SCRATCH, Arrangement, BootSpec, Mount
 from .commands import CommandError, run
 from .daemon import DaemonError
@@ -26,19 +26,27 @@ __all__ = ["DATA_ROOTS", "SCRATCH", "Boot", "BootError", "BootSpec", "attach", "
 _MOUNT_SECONDS = 30.0
 _SCRATCH_SECONDS = 120.0
 _STATE_FILE = "boot.json"
+_CLOCKS = ("hello_seconds", "started_at", "ready_at")
 
 
 class BootError(Exception):
-    """A boot that did not come up; ``reason`` is from the record schema's closed list, ``message`` is one line for a person."""
+    """A boot that did not come up; ``reason`` is from the record schema's closed list, ``message`` is one line for a person.
+
+    ``console``: the guest's last lines, as far as it got.
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(f"{reason}: {message}")
         self.reason = reason
         self.message = message
+        self.console: list[str] = []
 
 
 class Boot:
-    """A running boot. ``qemu_pid`` and ``daemon_pid`` are None where the system has none; ``qmp`` likewise."""
+    """A running boot. ``qemu_pid`` and ``daemon_pid`` are None where the system has none; ``qmp`` likewise.
+
+    ``started_at`` and ``ready_at``: when it was asked for and could be used, on the machine's monotonic clock.
+    """
 
     def __init__(self, plan: Arrangement, boot_id: str, command_lines: dict[str, list[str]]) -> None:
         self.plan = plan
@@ -49,6 +57,8 @@ class Boot:
         self.daemon_pid: int | None = None
         self.runner_pid: int | None = None
         self.hello_seconds: float | None = None
+        self.started_at: float | None = None
+        self.ready_at: float | None = None
         self.data_roots = dict(DATA_ROOTS)
         self.scratch = SCRATCH
         self._pidfds: list[int] = []
@@ -69,6 +79,10 @@ class Boot:
         for pidfd in self._pidfds:
             poll.register(pidfd, select.POLLIN)
         return _diagnose(self.plan) if poll.poll(0) or not self._pidfds else None
+
+    def last_lines(self) -> list[str]:
+        """The last lines of the guest's console."""
+        return console_log.last_lines(self.plan.console)
 
     def remount(self) -> None:
         """Unmount and mount the data in the guest (the cold state of mapped files); nothing to do for ``hfs``. Raises RunnerLost, RunnerError."""
@@ -128,6 +142,7 @@ def boot(spec: BootSpec, paths: HostPaths, deadline_seconds: float = 60) -> Boot
 
     Raises BootError (guest_not_ready, guest_died, daemon_died, mount_failed, no_space, internal); nothing is left running then.
     """
+    began = time.monotonic()
     try:
         plan = arrangement.arrange(spec, paths)
         if plan.guest:
@@ -139,11 +154,14 @@ def boot(spec: BootSpec, paths: HostPaths, deadline_seconds: float = 60) -> Boot
     try:
         booted = _start(plan, paths)
         _meet(booted, deadline_seconds)
+        booted.started_at, booted.ready_at = began, time.monotonic()
         _save(booted)
         if "device" in spec.options:
             device_limit.limit(paths.store, str(spec.options["device"]))
     except BaseException as error:
         failure = _as_boot_error(error, plan)
+        if failure is not None:
+            failure.console = console_log.last_lines(plan.console)
         _clear(spec.name, plan.files)
         if failure is None:
             raise
@@ -166,7 +184,7 @@ def attach(spec: BootSpec, paths: HostPaths) -> Boot | None:
         booted.runner.connect(_MOUNT_SECONDS)
     except (BootError, RunnerLost, RunnerError):
         return None
-    booted.hello_seconds = saved["hello_seconds"]
+    booted.hello_seconds, booted.started_at, booted.ready_at = (saved[name] for name in _CLOCKS)
     return booted
 
 
@@ -296,7 +314,7 @@ def _as_boot_error(error: BaseException, plan: Arrangement) -> BootError | None:
 def _why_lost(error: RunnerLost, plan: Arrangement) -> tuple[str, str]:
     time.sleep(0.2)  # systemd notices a death a moment after the socket does
     if all(units.state(unit).is_running for unit in filter(None, (plan.daemon_unit, plan.unit))):
-        return "guest_not_ready", f"the runner did not answer: {error}; {_last_line(plan.console)}"
+        return "guest_not_ready", f"the runner did not answer: {error}; {console_log.telling_line(plan.console)}"
     return _diagnose(plan)
 
 
@@ -315,18 +333,8 @@ def _diagnose(plan: Arrangement) -> tuple[str, str]:
                 "A run boots both again for its next trial; a guest of role guest_vm starts when the role is applied again",
             )
     reason = "guest_died" if plan.guest else "runner_lost"
-    said = _last_line(plan.console) or f"last words: {units.last_words(plan.unit)}"
+    said = console_log.telling_line(plan.console) or f"last words: {units.last_words(plan.unit)}"
     return reason, f"{plan.unit}: {guest.result}, status {guest.exit_status}; {said}"
-
-
-def _last_line(console: Path) -> str:
-    """The console's last line; of a kernel that panicked, the line that says why; empty where nothing was said."""
-    try:
-        lines = [line.strip() for line in console.read_text(errors="replace").splitlines() if line.strip()]
-    except FileNotFoundError:
-        return ""
-    telling = [line for line in lines if "Kernel panic" in line or "onecopy:" in line] or lines
-    return f"console: {telling[-1][:200]}" if telling else ""
 
 
 def _clear(name: str, files: Iterable[Path]) -> None:
@@ -380,7 +388,7 @@ def _save(booted: Boot) -> None:
         "spec": _plain(booted.plan.spec),
         "boot_id": booted.boot_id,
         "command_lines": booted.command_lines,
-        "hello_seconds": booted.hello_seconds,
+        **{name: getattr(booted, name) for name in _CLOCKS},
     }
     partial = booted.plan.directory / f"{_STATE_FILE}.partial"
     partial.write_text(json.dumps(state))

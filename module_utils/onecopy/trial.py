@@ -115,16 +115,23 @@ def run_trial(context: Context, trial: Mapping[str, Any], boots: Sequence[Boot],
         fit = False
         if record["status"] != "ok":
             # What the host knows about a death says more than how the trial noticed it.
-            record |= {"status": "failed", "reason": died[0], "message": _one_line(died[1])}
+            record |= died
     total = context.clock() - started
     phases.seconds["probe" if trial["kind"] == "probe" else "overhead"] = max(0.0, total - sum(phases.seconds.values()))
     record["phases"] = phases.seconds
     return record, fit
 
 
-def not_run(context: Context, trial: Mapping[str, Any], reason: str, message: str) -> Record:
-    """The record of a trial that found no boot to run on."""
-    return new_record(context, trial) | {"status": "failed", "reason": reason, "message": _one_line(message)}
+def not_run(
+    context: Context, trial: Mapping[str, Any], reason: str, message: str, console: Sequence[str] = ()
+) -> Record:
+    """The record of a trial that found no boot to run on; ``console``: the last lines of a guest that did not come up."""
+    return new_record(context, trial) | _failed(reason, message, console)
+
+
+def _failed(reason: str, message: str, console: Sequence[str]) -> Record:
+    found: Record = {"status": "failed", "reason": reason, "message": _one_line(message)}
+    return found | ({"console": list(console)} if console else {})
 
 
 def new_record(context: Context, trial: Mapping[str, Any]) -> Record:
@@ -212,15 +219,19 @@ def _probe(context: Context, boots: Sequence[Boot], data: HostData, record: Reco
     """Fill in a probe trial's ``record``; raises where it is not ok."""
     probe = context.plan["probes"][record["workload"]]
     scene = Scene(context, record, boots, data, probe["parameters"], phases)
-    record["probe"] = PROBES[probe["probe"]].run(scene).as_dict()
+    found = PROBES[probe["probe"]].run(scene)
+    record["probe"] = found.as_dict()
+    if found.lost:
+        raise RunnerLost(f"guests {', '.join(map(str, found.lost))} of {len(boots)} were lost, the others went on")
 
 
-def _who_died(boots: Sequence[Boot]) -> tuple[str, str] | None:
-    """Reason and message of the first dead guest or daemon, or None."""
+def _who_died(boots: Sequence[Boot]) -> Record | None:
+    """What a record says of the first dead guest or daemon: status, reason, message and the console's last lines; or None."""
     for number, boot in enumerate(boots, start=1):
         died = boot.alive()
         if died is not None:
-            return died[0], (f"guest {number} of {len(boots)}: " if len(boots) > 1 else "") + died[1]
+            which = f"guest {number} of {len(boots)}: " if len(boots) > 1 else ""
+            return _failed(died[0], which + died[1], boot.last_lines())
     return None
 
 

@@ -129,6 +129,9 @@ class FakeBoot:
     def alive(self) -> tuple[str, str] | None:
         return self.dead
 
+    def last_lines(self) -> list[str]:
+        return ["[    1.0] invented", "[    2.0] last line of the console"]
+
     def remount(self) -> None:
         self.remounts += 1
 
@@ -166,7 +169,9 @@ class FakeTestbed:
         assert set(self.alive().values()) <= {spec.name.partition("-")[0]}, "a guest of another block is alive"
         if self.fail_boots:
             self.fail_boots -= 1
-            raise BootError("guest_not_ready", "console: Kernel panic")
+            error = BootError("guest_not_ready", "console: Kernel panic")
+            error.console = ["[    1.0] Kernel panic"]
+            raise error
         boot_id = os.urandom(4).hex()
         self.alive_file(spec.name).write_text(json.dumps({"spec": asdict(spec), "boot_id": boot_id}))
         self.points.point()

@@ -80,6 +80,18 @@ def test_ksm_is_off_while_a_run_lasts_and_comes_back(paths: HostPaths, machine: 
     assert switch.read_text() == "1"
 
 
+def test_huge_pages_are_the_same_on_every_host_and_come_back(paths: HostPaths, machine: Path, root: Path) -> None:
+    top = root / "sys/kernel/mm/transparent_hugepage"
+    top.mkdir(parents=True)
+    (top / "enabled").write_text("[always] madvise never\n")
+    (top / "shmem_enabled").write_text("always [advise] never\n")
+    facts = start(paths, machine, root)["facts"]
+    assert facts["quieted"] == {"ksm_run": "1", "thp_enabled": "always", "thp_shmem_enabled": "advise"}
+    assert facts["settings"]["thp_enabled"] == "madvise"
+    knobs.restore(machine / "knobs")
+    assert [(top / name).read_text() for name in ("enabled", "shmem_enabled")] == ["always", "advise"]
+
+
 def test_ksm_is_off_again_after_a_probe_gave_it_back(
     paths: HostPaths, machine: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +130,13 @@ def no_role(_: pytest.MonkeyPatch, paths: HostPaths) -> None:
     paths.state.rename(paths.state.with_name("gone"))
 
 
+def no_room_for_own_images(_: pytest.MonkeyPatch, paths: HostPaths) -> None:
+    image = paths.image("tiny", "gfs_private")
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"x" * 8192)
+    PLAN["trials"].append({**PLAN["trials"][0], "system": "gfs_private", "guests": 1 << 40})
+
+
 def no_data(_: pytest.MonkeyPatch, paths: HostPaths) -> None:
     paths.share("tiny").rename(paths.share("other"))
 
@@ -129,12 +148,14 @@ def no_data(_: pytest.MonkeyPatch, paths: HostPaths) -> None:
         (no_systemd, "systemd-run is missing: a KVM host runs systemd; run role kvm_host first"),
         (no_room, "5 MiB are free, 64 MiB are needed: make room"),
         (no_role, "No such file or directory: run role kvm_host first"),
+        (no_room_for_own_images, "are free: give the store more room, or plan fewer guests"),
         (no_data, "make the data set (role dataset) first"),
     ],
 )
 def test_what_is_missing_is_one_line_and_starts_nothing(
     paths: HostPaths, machine: Path, root: Path, monkeypatch: pytest.MonkeyPatch, spoil: Any, says: str
 ) -> None:
+    monkeypatch.setitem(PLAN, "trials", list(PLAN["trials"]))
     spoil(monkeypatch, paths)
     with pytest.raises(host_run.HostRunError) as caught:
         start(paths, machine, root)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,7 +33,7 @@ def test_the_settings_hold_inside_and_the_hosts_own_come_back(root: Path, tmp_pa
     with ksm_run.scanning({"pages_to_scan": 500, "use_zero_pages": 1}, tmp_path / "knobs", root) as scanner:
         assert values(root) == OWN | {"run": "1", "pages_to_scan": "500", "use_zero_pages": "1"}
         scanner.set(sleep_millisecs=5)
-        assert scanner.settings()["sleep_millisecs"] == "5"
+        assert scanner.settings()["ksm_sleep_millisecs"] == "5"
     assert values(root) == OWN
     assert not list((tmp_path / "knobs").iterdir())
 
@@ -60,6 +62,25 @@ def test_after_a_kill_the_next_one_brings_the_hosts_own_back(root: Path, tmp_pat
     assert values(root)["run"] == "1"
     with ksm_run.scanning({"pages_to_scan": 900}, tmp_path / "knobs", root):
         pass
+    assert values(root) == OWN
+
+
+def test_after_a_kill_the_runs_unit_unmerges_and_brings_the_hosts_own_back(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = os.fork()
+    if child == 0:
+        with ksm_run.scanning({"pages_to_scan": 500, "smart_scan": 0}, tmp_path / "knobs", root):
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert values(root) == OWN | {"run": "1", "pages_to_scan": "500", "smart_scan": "0"}
+    written = []
+    monkeypatch.setattr(
+        knobs, "_write", lambda knob, value: (written.append((knob.name, value)), knob.write_text(value))
+    )
+    # What ExecStopPost of the run's unit does.
+    knobs.restore(tmp_path / "knobs")
+    assert written[:2] == [("run", "2"), ("run", "0")], "stopping alone would leave merged what was merged"
     assert values(root) == OWN
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from ansible.module_utils.onecopy.host_data import Residency
+from ansible.module_utils.onecopy.paths import HostPaths
 from ansible.module_utils.onecopy.probes import Scene, density
+from ansible.module_utils.onecopy.runner_client import RunnerLost
 from ansible.module_utils.onecopy.systems import SYSTEMS
 
 
@@ -15,6 +22,8 @@ class Runner:
         self.resident = resident
 
     def call(self, op: str, _seconds: float, **_arguments: Any) -> dict[str, Any]:
+        if op == "counters":
+            return {"block": {"vda": {"read_bytes": 0}}, "vmstat": {}, "cpu": {}}
         if op == "residency":
             return {"a/large": {"resident_pages": self.resident}, "a/small": {"resident_pages": 1}}
         return {"MemTotal": 256 << 20, "MemFree": 100 << 20, "Cached": 10 << 20}
@@ -27,11 +36,13 @@ def scene(guests: int) -> Scene:
             daemon_pid=None,
             runner=Runner(99),
             hello_seconds=5.0 + number,
+            started_at=100.0 + number,
+            ready_at=110.0 + 2 * number,
             data_roots={"a": "/data/a"},
         )
         for number in range(guests)
     ]
-    data = SimpleNamespace(resident_pages=lambda parts: 100)
+    data = SimpleNamespace(resident_pages=lambda parts: 100, residency=lambda: Residency(300, 256))
     context = SimpleNamespace(dataset=SimpleNamespace(pages=lambda parts: 100))
     return Scene(cast(Any, context), {"system": "gfs"}, cast(Any, boots), cast(Any, data), {}, cast(Any, None))
 
@@ -55,13 +66,28 @@ def snapshot(free_mib: int, guests: int) -> dict[str, Any]:
 
 
 @pytest.fixture
-def found(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    snapshots = iter([snapshot(1500, 2), snapshot(1400, 2)])
-    monkeypatch.setattr(density, "_snapshot", lambda _: next(snapshots))
+def played(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A machine of which nothing is really looked at: each guest reads 100 bytes, and 50 move below it."""
+    moved: dict[int, float] = {}
+
+    def grow(boot: Any) -> float:
+        moved[boot.qemu_pid] = moved.get(boot.qemu_pid, 0.0) + 50
+        return moved[boot.qemu_pid]
+
+    free = itertools.cycle([1500, 1400])
+    monkeypatch.setattr(density, "_snapshot", lambda scene: snapshot(next(free), len(scene.boots)))
     monkeypatch.setattr(density, "_frames", lambda _: {"physical_copies": 2.5})
     monkeypatch.setattr(density, "_storage", lambda _: {"storage_bytes": 5.0})
+    monkeypatch.setattr(density, "_open_images", lambda _: {"one"})
+    monkeypatch.setattr(density, "_scanned_pages", lambda: 7)
+    monkeypatch.setattr(density, "_moved", grow)
     monkeypatch.setattr(Scene, "reach", lambda self, host, guest: {})
-    monkeypatch.setattr(Scene, "read", lambda self, boot: {})
+    monkeypatch.setattr(Scene, "read", lambda self, boot: {"read_bytes": 100})
+    return monkeypatch
+
+
+@pytest.fixture
+def found(played: pytest.MonkeyPatch) -> dict[str, float]:
     return dict(density.run(scene(2)).metrics)
 
 
@@ -72,10 +98,41 @@ def test_places_are_added_up_over_host_and_guests(found: dict[str, float]) -> No
 
 def test_memory_is_the_machines_and_its_parties(found: dict[str, float]) -> None:
     assert (found["idle_used_bytes"] >> 20, found["used_bytes"] >> 20) == (500, 600)
+    assert (found["host_data_bytes"] >> 20, found["held_bytes"] >> 20) == (1, 1 + 2 * (90 + 80))
     assert (found["qemu_bytes"] >> 20, found["guests_cache_bytes"] >> 20) == (160, 80)
-    assert found["slowest_start_seconds"] == 6.0
+    assert (found["slowest_start_seconds"], found["all_ready_seconds"]) == (6.0, 12.0)
+    assert (found["moved_per_read_ratio"], found["images"], found["scanned_pages"]) == (0.5, 1, 0)
     assert "merged_copies_ratio" not in found
 
 
 def test_only_a_system_whose_memory_merges_is_merged() -> None:
     assert [name for name, system in SYSTEMS.items() if system.merges == "guest_memory"] == ["gfs_ksm"]
+
+
+def test_a_guest_that_goes_away_is_named_and_the_others_go_on(played: pytest.MonkeyPatch) -> None:
+    def read(self: Scene, boot: Any) -> dict[str, Any]:
+        if boot.qemu_pid == 101:
+            raise RunnerLost("run: the other end hung up")
+        return {"read_bytes": 100}
+
+    played.setattr(Scene, "read", read)
+    probed = density.run(scene(3))
+    assert probed.lost == [2]
+    assert probed.metrics["guest_copies_ratio"] == 2.0
+    assert (probed.metrics["qemu_bytes"] >> 20, probed.metrics["guests_cache_bytes"] >> 20) == (160, 80)  # type: ignore[operator]
+    assert "guests 2 were lost" in probed.notes
+    with pytest.raises(RunnerLost):
+        density.run(dataclasses.replace(scene(2), boots=scene(2).boots[1:]))
+
+
+def test_images_are_those_that_a_guest_has_open(tmp_path: Path) -> None:
+    paths = HostPaths(tmp_path)
+    image = paths.image("tiny", "gfs")
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"x")
+    one = scene(1)
+    one.boots[0].qemu_pid = os.getpid()
+    looked = dataclasses.replace(one, context=cast(Any, SimpleNamespace(paths=paths)))
+    assert density._open_images(looked) == set()
+    with open(image, "rb"):
+        assert density._open_images(looked) == {str(image)}

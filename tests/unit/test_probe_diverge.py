@@ -113,6 +113,7 @@ def test_what_becomes_a_guests_own_is_held_against_what_it_wrote(
     assert metrics["own_at_start_ratio"] == 0
     assert metrics["storage_bytes"] == 2 * 100 * 16 * PAGE
     assert "merged_back_bytes" not in metrics
+    assert found.notes.startswith("KSM gets nothing back")
     assert found.series["own_by_overwritten_bytes"][-1] == [100 * PAGE, 100 * 16 * PAGE]
     for guest in guests:
         assert guest.files == {"/data/a/large/0"}
@@ -147,7 +148,10 @@ def test_what_merging_finds_again(disk_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(diverge, "scanning", scanning)
     monkeypatch.setattr(diverge, "settle", lambda scanner: SimpleNamespace(pages_sharing=100))
-    metrics = probe(disk_path, monkeypatch, cluster=PAGE, system="gfs_pmem_cow")[0].metrics
+    monkeypatch.setattr(diverge, "settings_note", lambda scanner: "settings: ksm_run 1")
+    found = probe(disk_path, monkeypatch, cluster=PAGE, system="gfs_pmem_cow")[0]
+    metrics = found.metrics
+    assert found.notes == "settings: ksm_run 1"
     assert metrics["own_per_overwritten_50pc_ratio"] == 1
     assert metrics["merged_back_bytes"] == 100 * PAGE
     assert metrics["merged_back_ratio"] == 1

@@ -118,7 +118,7 @@ def test_the_tested_setting_is_the_last_one_before_the_read(monkeypatch: pytest.
     probe(machine, monkeypatch)
     first, *others = machine.settings_seen
     assert first == {
-        "use_zero_pages": 1, "advisor_mode": "none", "smart_scan": 1, "pages_to_scan": 100, "sleep_millisecs": 20,
+        "use_zero_pages": 1, "advisor_mode": "none", "smart_scan": 1, "max_page_sharing": 256, "pages_to_scan": 100, "sleep_millisecs": 20,
     }  # fmt: skip
     assert others == 3 * [merging.FAST, {"pages_to_scan": 100, "sleep_millisecs": 20}]
 
@@ -126,7 +126,7 @@ def test_the_tested_setting_is_the_last_one_before_the_read(monkeypatch: pytest.
 def test_a_plateau_that_was_not_reached_is_absent_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     found = probe(Machine(plateau=False), monkeypatch)
     assert "plateau_seconds" not in found.metrics
-    assert found.notes.startswith("no plateau within 60 s; KSM: pages_to_scan 100")
+    assert found.notes.startswith("no plateau within 60 s; settings: pages_to_scan 100")
 
 
 def test_memory_that_cannot_be_merged_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

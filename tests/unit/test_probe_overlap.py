@@ -70,6 +70,7 @@ def probe(
         yield SimpleNamespace(sample=sharing) if merges else None
 
     monkeypatch.setattr(overlap, "fast_scanner", fast_scanner)
+    monkeypatch.setattr(overlap, "settings_note", lambda scanner: "settings: ksm_run 1")
     monkeypatch.setattr(overlap, "settle", lambda scanner: scanner.sample())
     scene = SimpleNamespace(
         boots=guests,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from ansible.module_utils.onecopy import plan as planning
 from ansible.module_utils.onecopy import records, slices
 from ansible.module_utils.onecopy.host_data import ShareData
 from ansible.module_utils.onecopy.paths import HostPaths
+from ansible.module_utils.onecopy.probes import PROBES, Probed, Scene
 from fake_testbed import FakeTestbed, Points
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -188,6 +190,33 @@ def test_death_fails_that_trial_alone_and_boots_anew(paths: HostPaths, reason: s
     assert len(bed.booted) == 2
 
 
+def test_a_guest_that_dies_in_a_fleet_is_a_record_with_its_console_and_the_figures_of_the_others(
+    paths: HostPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bed = FakeTestbed(paths.state)
+
+    def run(scene: Scene) -> Probed:
+        if scene.trial["repeat"]:
+            return Probed({"copies_ratio": 1.0})
+        second = next(boot for boot in bed.booted if boot.name.endswith("-2"))  # they start at the same time
+        second.dead = ("guest_died", "signal 9; console: last line of the console")
+        return Probed({"copies_ratio": 1.5}, notes="guests 2 were lost", lost=[2])
+
+    monkeypatch.setitem(PROBES, "density", dataclasses.replace(PROBES["density"], run=run))
+    plan = make(systems=["virtiofs_auto"], residency=[], timed=[], probes=["density"], guests=[3], repeats=2)
+    result = go(plan, paths, bed)
+    assert result.remaining == 0
+    first, *others = result.boots[:3]
+    assert first["command_lines"]
+    assert [(boot["like"], "command_lines" in boot) for boot in others] == [(first["boot_id"], False)] * 2
+    lost, after = found(paths)
+    assert (lost["status"], lost["reason"]) == ("failed", "guest_died")
+    assert lost["message"] == "guest 2 of 3: signal 9; console: last line of the console"
+    assert lost["console"][-1] == "[    2.0] last line of the console"
+    assert lost["probe"] == {"metrics": {"copies_ratio": 1.5}, "notes": "guests 2 were lost"}
+    assert after["status"] == "ok"
+
+
 def test_block_is_given_up_after_three_failed_boots(paths: HostPaths) -> None:
     plan = make(systems=["virtiofs_auto", "hfs"])
     bed = FakeTestbed(paths.state, fail_boots=3)
@@ -201,6 +230,7 @@ def test_block_is_given_up_after_three_failed_boots(paths: HostPaths) -> None:
     }
     assert "3 boots of" in every[0]["message"]
     assert "Kernel panic" in every[0]["message"]
+    assert every[0]["console"] == ["[    1.0] Kernel panic"]
 
 
 def test_failed_boots_are_counted_over_slices(paths: HostPaths) -> None:

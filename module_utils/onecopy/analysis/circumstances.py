@@ -59,6 +59,11 @@ def gaps_section(run: Run, summary: Row) -> Section:
             for record in bad
         ]
         blocks.append(Table(columns, rows, "Trials that are not ok"))
+        blocks += [
+            Code(f"Last lines of the console, trial {record['id']} ({record['block']})", record["console"])
+            for record in bad
+            if record.get("console")
+        ]
     outliers = [
         (row["label"], row["workload"], row["host_cache"], ", ".join(row["outliers"]))
         for row in summary["timings"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+import numpy as np
 from scipy import stats
 
 from .stored_run import Record, Run, group
@@ -15,9 +17,15 @@ METRICS: Final = (
     "copies_ratio",
     "physical_copies_ratio",
     "merged_copies_ratio",
+    "held_bytes",
+    "merged_held_bytes",
     "used_bytes",
     "merged_used_bytes",
+    "qemu_bytes",
+    "daemons_bytes",
     "storage_bytes",
+    "scanned_pages",
+    "merging_scanned_pages",
 )
 _CONFIDENCE: Final = 0.95
 
@@ -35,7 +43,7 @@ def density(run: Run) -> list[dict[str, Any]]:
             if len({guests for guests, _ in points}) < 2:
                 continue
             rows.append(
-                {"host": host, "system": system, "label": label, "metric": metric, "points": points, **_line(points)}
+                {"host": host, "system": system, "label": label, "metric": metric, "points": points, **line(points)}
             )
     return rows
 
@@ -57,11 +65,17 @@ def _points(records: Sequence[Record], metric: str) -> Iterator[list[float]]:
             yield [record["guests"], value]
 
 
-def _line(points: Sequence[Sequence[float]]) -> Mapping[str, float]:
-    fit = stats.linregress([guests for guests, _ in points], [value for _, value in points])
-    found = {"per_guest": float(fit.slope), "fixed": float(fit.intercept)}
+def line(points: Sequence[Sequence[float]]) -> dict[str, float]:
+    """The line through (guests, value) by least squares, in the form of density()'s rows."""
+    guests, values = (np.array(axis, dtype=float) for axis in zip(*points, strict=True))
+    centred = guests - guests.mean()
+    slope = float(centred @ (values - values.mean()) / (centred @ centred))
+    fixed = float(values.mean() - slope * guests.mean())
+    found = {"per_guest": slope, "fixed": fixed}
     freedom = len(points) - 2
     if freedom < 1:
         return found
-    half = float(stats.t.ppf((1 + _CONFIDENCE) / 2, freedom) * fit.stderr)
-    return found | {"low": found["per_guest"] - half, "high": found["per_guest"] + half}
+    left = values - fixed - slope * guests
+    error = math.sqrt(float(left @ left) / freedom / float(centred @ centred))
+    half = float(stats.t.ppf((1 + _CONFIDENCE) / 2, freedom)) * error
+    return found | {"low": slope - half, "high": slope + half}

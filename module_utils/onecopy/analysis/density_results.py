@@ -1,33 +1,44 @@
-"""Section of the report on many guests: memory and storage against their number, who holds the memory, and the systems in order."""
+"""Section of the report on many guests: copies, memory and storage against their number, who holds the memory, and the systems in order."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from . import figures
+from .density import PROBE
 from .document import Block, Column, Figure, Figures, Section, Table, Text, text_row
-from .ranking import GIVES_UP
 from .results import row_name
 from .stored_run import Run, group
+from .tradeoffs import TRADE_OFFS, TradeOff
 
 Row = Mapping[str, Any]
 MIB: Final = 1 << 20
 # How far beyond the largest measured number of guests the lines are drawn.
 _BEYOND: Final = 2
-_FIGURES: Final = (
-    ("physical_copies_ratio", "Copies of each page in frames", "copies", 1),
-    ("used_bytes", "Memory of the machine in use", "MiB", MIB),
+_OVERVIEWS: Final = (
+    ("physical_copies_ratio", "Copies of each page, in frames", "copies", 1),
+    ("held_bytes", "Memory held", "MiB", MIB),
     ("storage_bytes", "Storage allocated", "MiB", MIB),
 )
 _HOLDERS: Final = (
-    ("host", "host_cache_bytes", "host's page cache"),
+    ("host", "host_data_bytes", "host's cache of the data"),
     ("guest", "guests_cache_bytes", "guests' page caches"),
     ("guest-used", "guests_used_bytes", "guests' own"),
     ("guest-free", "guests_free_bytes", "freed in guests, still backed"),
     ("qemu", "qemu_bytes", "QEMU"),
     ("daemon", "daemons_bytes", "daemons"),
+    ("unexplained", "unexplained_bytes", "unexplained"),
 )
+# Of the whole machine, strangers included.
+_WHOLE: Final = (
+    ("", "host_cache_bytes", "host's cache, all"),
+    ("", "host_used_bytes", "host's own"),
+    ("", "used_bytes", "machine in use"),
+)
+_HELD: Final = "Memory that guests, QEMUs and daemons hold, and the host's cache of their storage"
+_DASHED: Final = "what is dashed lies beyond the measured numbers of guests: extrapolated, not measured"
 
 
 def density_sections(run: Run, summary: Row) -> Iterator[Section]:
@@ -35,56 +46,141 @@ def density_sections(run: Run, summary: Row) -> Iterator[Section]:
     rows = summary.get("density", [])
     if not rows:
         return
+    most = int(max(guests for row in rows for guests, _ in row["points"]))
     blocks: list[Block] = [
         Text(
-            "Every guest reads the same data once, one after another. Points are trials, lines are least squares through them; what is "
-            "dashed lies beyond the measured numbers of guests and was not measured."
+            f"Every guest reads the same data once, one after another. Points are trials, lines are least squares through them; {_DASHED}."
         ),
-        _growth(rows),
-        _ledger(run, summary),
-        _ranking(run, rows),
+        *_too_many(run),
+        _copies(run, rows),
+        *(_overview(run, rows, host) for host in run.hosts),
+        _memory(run, rows),
+        _ledger_figures(run, summary),
+        _ledger_table(run, summary),
+        _ranking(run, summary, rows, most),
+        _given_up(run, rows),
     ]
     yield Section("density", "Many guests", blocks)
 
 
-def _growth(rows: Sequence[Row]) -> Figures:
-    drawn = []
-    for metric, caption, unit, divisor in _FIGURES:
-        found = [row for row in rows if row["metric"] == metric]
-        lines = [
-            figures.Line(
-                row["system"],
-                [(guests, value / divisor) for guests, value in row["points"]],
-                row["fixed"] / divisor,
-                row["per_guest"] / divisor,
-            )
-            for row in found
-        ]
-        most = _BEYOND * max(guests for line in lines for guests, _ in line.points)
-        top = max(line.fixed + line.per_guest * most for line in lines)
-        axes = ("guests", unit)
-        drawn.append(
-            Figure(
-                caption,
-                figures.growth(lines, title=f"{caption} by number of guests", axes=axes, most=(most, top * 1.05)),
+def _too_many(run: Run) -> Iterator[Text]:
+    """Numbers of guests that were not tried, once for each reason."""
+    reasons = {entry["reason"]: None for entry in run.plan.get("excluded", []) if entry.get("guests", 1) > 1}
+    for reason in reasons:
+        yield Text(f"Not tried: {reason}.", "open")
+
+
+def _copies(run: Run, rows: Sequence[Row]) -> Table:
+    """Copies as counted, beside those by design."""
+    found = [row for row in rows if row["metric"] in ("physical_copies_ratio", "merged_copies_ratio")]
+    numbers = sorted({int(guests) for row in found for guests, _ in row["points"]})
+    columns = [
+        Column("system"),
+        *(Column(f"{number}", "guest" if number == 1 else "guests", "right") for number in numbers),
+    ]
+    columns += [
+        Column("per guest", align="right"),
+        Column("95 % interval", align="right"),
+        Column("by design", "N guests"),
+    ]
+    cells = []
+    for row in found:
+        values = {number: [value for guests, value in row["points"] if guests == number] for number in numbers}
+        merged = row["metric"] == "merged_copies_ratio"
+        design, _, after = _trade_off(row).copies.partition(", merged ")
+        cells.append(
+            text_row(
+                _name(run, row) + (" (merged)" if merged else ""),
+                *(f"{statistics.median(values[number]):.2f}" if values[number] else "" for number in numbers),
+                f"{row['per_guest']:.2f}",
+                f"[{row['low']:.2f}, {row['high']:.2f}]" if "low" in row else "",
+                after if merged else design,
             )
         )
-    legend = dict.fromkeys((row["label"], row["system"].replace("_", "-")) for row in rows)
-    return Figures(drawn, "Against the number of guests", list(legend))
+    return Table(
+        columns,
+        cells,
+        "Copies of each page, in frames (a file system's small files below a window's threshold count too)",
+    )
 
 
-def _ledger(run: Run, summary: Row) -> Figures:
-    """Bars of one system and host in one panel, all on one axis."""
-    probes = {label for label, entry in run.plan["probes"].items() if entry["probe"] == "density"}
-    values: dict[tuple[str, int], dict[str, float]] = {}
+def _overview(run: Run, rows: Sequence[Row], host: str) -> Figures:
+    """All systems in one figure for each question."""
+    at = f" @ {host}" if len(run.hosts) > 1 else ""
+    drawn = []
+    for metric, caption, unit, divisor in _OVERVIEWS:
+        found = [row for row in rows if row["metric"] == metric and row["host"] == host]
+        lines = [_line(row, divisor) for row in found]
+        drawn.append(
+            Figure(
+                caption + at,
+                figures.growth(
+                    lines, title=f"{caption} by number of guests{at}", axes=("guests", unit), most=_most(lines)
+                ),
+            )
+        )
+    legend = dict.fromkeys((row["system"], row["system"].replace("_", "-")) for row in rows if row["host"] == host)
+    return Figures(drawn, f"Against the number of guests: {_DASHED}", list(legend))
+
+
+def _memory(run: Run, rows: Sequence[Row]) -> Figures:
+    """Memory held, one panel for each system, all on the same axes."""
+    found = [row for row in rows if row["metric"] == "held_bytes"]
+    merged = {(row["host"], row["label"]): row for row in rows if row["metric"] == "merged_held_bytes"}
+    lines = {
+        id(row): [_line(one, MIB) for one in (row, merged.get((row["host"], row["label"]))) if one] for row in found
+    }
+    most = _most([line for several in lines.values() for line in several])
+    drawn = []
+    for row in found:
+        name = _name(run, row)
+        is_merged = " (and merged, below)" if len(lines[id(row)]) > 1 else ""
+        svg = figures.growth(
+            lines[id(row)],
+            title=f"Memory held by number of guests: {name}",
+            axes=("guests", "MiB"),
+            most=most,
+            is_small=True,
+        )
+        drawn.append(Figure(name + is_merged, svg))
+    caption = f"{_HELD}, against their number. The band is the 95 % interval of the slope; {_DASHED}"
+    return Figures(drawn, caption)
+
+
+def _line(row: Row, divisor: float) -> figures.Line:
+    limits = (row["low"] / divisor, row["high"] / divisor) if "low" in row else None
+    points = [(guests, value / divisor) for guests, value in row["points"]]
+    return figures.Line(row["system"], points, row["fixed"] / divisor, row["per_guest"] / divisor, limits)
+
+
+def _most(lines: Sequence[figures.Line]) -> tuple[float, float]:
+    """Ends of both axes."""
+    guests = _BEYOND * max(guests for line in lines for guests, _ in line.points)
+    return guests, 1.05 * max(line.fixed + line.per_guest * guests for line in lines)
+
+
+def _holders(run: Run, summary: Row) -> dict[str, dict[int, dict[str, float]]]:
+    """Medians by name, number of guests and metric."""
+    probes = {label for label, entry in run.plan["probes"].items() if entry["probe"] == PROBE}
+    values: dict[str, dict[int, dict[str, float]]] = {}
     for row in summary["probes"]:
         if row["probe"] in probes:
-            name = f"{row['label']} @ {row['host']}" if len(run.hosts) > 1 else str(row["label"])
-            values.setdefault((name, row["guests"]), {})[row["metric"]] = row["value"]
-    panels: dict[str, list[figures.Stack]] = {}
-    for (name, guests), found in values.items():
-        amounts = [found.get(metric, 0.0) / MIB for _, metric, _ in _HOLDERS]
-        panels.setdefault(name, []).append(figures.Stack(f"{guests} guest{'s' if guests > 1 else ''}", amounts))
+            values.setdefault(_name(run, row), {}).setdefault(row["guests"], {})[row["metric"]] = row["value"]
+    return values
+
+
+def _ledger_figures(run: Run, summary: Row) -> Figures:
+    """Bars of one system and host in one panel, all on one axis."""
+    panels = {
+        name: [
+            figures.Stack(
+                f"{guests} guest{'s' if guests > 1 else ''}",
+                [max(0.0, found.get(metric, 0.0)) / MIB for _, metric, _ in _HOLDERS],
+            )
+            for guests, found in sorted(by_guests.items())
+        ]
+        for name, by_guests in _holders(run, summary).items()
+    }
     most = 1.05 * max(sum(stack.amounts) for stacks in panels.values() for stack in stacks)
     drawn = [
         Figure(name, figures.holders(stacks, title=f"Who holds the memory: {name}", most=most))
@@ -92,35 +188,108 @@ def _ledger(run: Run, summary: Row) -> Figures:
     ]
     return Figures(
         drawn,
-        "Who holds the machine's memory after the reading; without what the host itself uses, which does not grow with guests",
+        "Who holds the memory after the reading; unexplained is what the change during the reading leaves over",
         [(words, f"party-{holder}") for holder, _, words in _HOLDERS],
     )
 
 
-def _ranking(run: Run, rows: Sequence[Row]) -> Table:
-    """Systems by the memory that one more guest takes; where merging was asked for, at its plateau."""
-    found: list[tuple[float, Row, dict[str, Row]]] = []
-    for _, several in group(rows, ("host", "system", "label")).items():
+def _ledger_table(run: Run, summary: Row) -> Table:
+    columns = [Column("system"), Column("guests", align="right")]
+    columns += [Column(words, "MiB", "right") for _, _, words in (*_HOLDERS, *_WHOLE)]
+    metrics = [metric for _, metric, _ in (*_HOLDERS, *_WHOLE)]
+    rows = [
+        text_row(name, str(guests), *(f"{found[metric] / MIB:,.1f}" if metric in found else "" for metric in metrics))
+        for name, by_guests in _holders(run, summary).items()
+        for guests, found in sorted(by_guests.items())
+    ]
+    return Table(
+        columns,
+        rows,
+        "The ledger in numbers",
+        folded=True,
+    )
+
+
+class _Place(NamedTuple):
+    """One system in the ranking: rows of density() by metric; ``moved``: bytes per byte read, where counted."""
+
+    memory: Row
+    by_metric: Mapping[str, Row]
+    moved: float | None
+
+    @property
+    def cost(self) -> tuple[bool, float]:
+        """Who scans comes after everybody who does not; then by the bytes that were moved."""
+        visits = self.by_metric.get("merging_scanned_pages")
+        is_scanned = visits is not None and visits["per_guest"] > 0
+        return is_scanned, float("inf") if self.moved is None else round(self.moved, 1)
+
+
+def _places(run: Run, summary: Row, rows: Sequence[Row], host: str) -> list[_Place]:
+    holders = _holders(run, summary)
+    found = []
+    for _, several in group([row for row in rows if row["host"] == host], ("host", "system", "label")).items():
         by_metric = {row["metric"]: row for row in several}
-        memory = by_metric.get("merged_used_bytes", by_metric["used_bytes"])
-        found.append((memory["per_guest"], memory, by_metric))
-    columns = [Column("system"), Column("memory per guest", "MiB", "right"), Column("95 % interval", "MiB", "right")]
-    columns += [Column("fixed", "MiB", "right"), Column("copies per guest", "per page", "right")]
-    columns += [Column("storage per guest", "MiB", "right"), Column("gives up")]
-    cells = []
-    for slope, memory, by_metric in sorted(found, key=lambda one: one[0]):
-        copies = by_metric.get("merged_copies_ratio", by_metric["physical_copies_ratio"])
-        limits = f"[{memory['low'] / MIB:,.1f}, {memory['high'] / MIB:,.1f}]" if "low" in memory else ""
-        merged = " (merged)" if "merged_used_bytes" in by_metric else ""
-        cells.append(
-            text_row(
-                row_name(run, {**memory, "guests": 1}) + merged,
-                f"{slope / MIB:,.1f}",
-                limits,
-                f"{memory['fixed'] / MIB:,.1f}",
-                f"{copies['per_guest']:.2f}",
-                f"{by_metric['storage_bytes']['per_guest'] / MIB:,.1f}",
-                GIVES_UP.get(memory["system"], ""),
-            )
+        # Where merging was asked for, at its plateau.
+        memory = by_metric.get("merged_held_bytes", by_metric["held_bytes"])
+        moved = [each.get("moved_per_read_ratio") for each in holders[_name(run, memory)].values()]
+        counted = [value for value in moved if value is not None]
+        found.append(_Place(memory, by_metric, statistics.median(counted) if counted else None))
+    return sorted(found, key=lambda place: place.memory["per_guest"])
+
+
+def _ranking(run: Run, summary: Row, rows: Sequence[Row], most: int) -> Table:
+    columns = [Column("by memory", "rank", "right"), Column("by cost", "rank", "right"), Column("system")]
+    columns += [
+        Column(title, unit, "right")
+        for title, unit in (
+            *(("memory", "MiB per guest"), ("95 % interval", ""), ("fixed", "MiB"), ("QEMU", "MiB per guest")),
+            *(("daemon", "MiB per guest"), ("storage", "MiB per guest"), ("moved", "bytes per byte")),
+            ("KSM visits", "pages per guest"),
         )
-    return Table(columns, cells, "By the memory that one more guest takes")
+    ]
+    cells = []
+    for host in run.hosts:
+        places = _places(run, summary, rows, host)
+        costs = sorted(place.cost for place in places)
+        for rank, place in enumerate(places, 1):
+            memory, by_metric = place.memory, place.by_metric
+            visits = by_metric.get("merging_scanned_pages")
+            parts = ("qemu_bytes", "daemons_bytes", "storage_bytes")
+            cells.append(
+                text_row(
+                    str(rank),
+                    str(costs.index(place.cost) + 1),
+                    _name(run, memory) + (" (merged)" if "merged_held_bytes" in by_metric else ""),
+                    _mib(memory["per_guest"]),
+                    f"[{_mib(memory['low'])}, {_mib(memory['high'])}]" if "low" in memory else "",
+                    _mib(memory["fixed"]),
+                    *(_mib(by_metric[name]["per_guest"]) if name in by_metric else "" for name in parts),
+                    "" if place.moved is None else f"{place.moved:.2f}",
+                    f"{visits['per_guest']:,.0f}" if visits else "",
+                )
+            )
+    return Table(
+        columns,
+        cells,
+        f"Systems in order: by the memory that one more guest takes (1 to {most} guests), and by cost: bytes moved below the guests' programs, then scanning",
+    )
+
+
+def _given_up(run: Run, rows: Sequence[Row]) -> Table:
+    columns = [Column(title) for title in ("system", "isolation", "coherence", "writing", "side channels")]
+    systems = dict.fromkeys(row["system"] for row in rows)
+    cells = [text_row(system, *TRADE_OFFS[system][1:]) for system in systems]
+    return Table(columns, cells, "What each gives up")
+
+
+def _trade_off(row: Row) -> TradeOff:
+    return TRADE_OFFS[row["system"]]
+
+
+def _name(run: Run, row: Row) -> str:
+    return row_name(run, {**row, "guests": 1})
+
+
+def _mib(value: float) -> str:
+    return f"{value / MIB:,.1f}"

@@ -17,7 +17,7 @@ from ..systems import SYSTEMS
 
 PARTIES = ("host", "guest", "daemon")
 # Who holds the memory of a machine full of guests, in the order in which they are stacked.
-HOLDERS = ("host", "guest", "guest-used", "guest-free", "qemu", "daemon")
+HOLDERS = ("host", "guest", "guest-used", "guest-free", "qemu", "daemon", "unexplained")
 _NOISE = re.compile(
     r' (?:font-family|role|aria-[a-z]+|pointer-events|class)="[^"]*"|<path class="(?:back|fore)ground"[^>]*/>'
 )
@@ -26,7 +26,7 @@ _STEP = 24
 _LABEL_PIXELS = 108
 _CURVE_STEPS = 5
 # Without a precision Vega takes what tells the ticks apart, and writes 10 as 1e+1.
-_NUMBER = ".6~g"
+_NUMBER = ",.6~g"
 _PADDING = {"left": _LABEL_PIXELS, "right": 62, "top": 4, "bottom": 34}
 # Vega wants real colours; each stands for one CSS variable of the page and is replaced in the finished SVG.
 _COLOURS = {
@@ -59,12 +59,16 @@ class Stack:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One system's growth: points (guests, value) and the line through them, value = fixed + per_guest * guests."""
+    """One system's growth: points (guests, value) and the line through them, value = fixed + per_guest * guests.
+
+    ``limits``: the interval of ``per_guest``, where there is one.
+    """
 
     system: str
     points: Sequence[Sequence[float]]
     fixed: float
     per_guest: float
+    limits: tuple[float, float] | None = None
 
 
 def times(bars: Sequence[Bar], *, title: str, most: float) -> str:
@@ -141,17 +145,26 @@ def curve(
     return _render(layers, _CURVE_STEPS, title)
 
 
-def growth(lines: Sequence[Line], *, title: str, axes: tuple[str, str], most: tuple[float, float]) -> str:
-    """Measured points by number of guests with their fitted lines: solid as far as was measured, dashed beyond."""
+def growth(
+    lines: Sequence[Line], *, title: str, axes: tuple[str, str], most: tuple[float, float], is_small: bool = False
+) -> str:
+    """Measured points by number of guests with their fitted lines: solid as far as was measured, dashed and called extrapolated beyond.
+
+    ``is_small``: with the interval of each slope as a band, for one system or two.
+    """
     x = _horizontal("x", most[0], axes[0])
     y = {
         **_horizontal("y", most[1], axes[1]),
         "axis": {"title": axes[1], "tickCount": 4, "format": _NUMBER, "grid": True},
     }
     layers = []
+    measured = max(guests for line in lines for guests, _ in line.points)
+    for line in lines if is_small else ():
+        if line.limits is not None:
+            band = {"type": "area", "color": _COLOURS[line.system], "opacity": 0.18, "clip": True}
+            layers.append(_layer(_band(line, most[0]), band, x=x, y=y, y2={"field": "y2"}))
     for line in lines:
         colour = _COLOURS[line.system]
-        measured = max(guests for guests, _ in line.points)
         for start, end, dash in ((0.0, measured, []), (measured, most[0], [4, 3])):
             ends = [{"x": at, "y": line.fixed + line.per_guest * at} for at in (start, end)]
             mark = {"type": "line", "color": colour, "strokeWidth": 1.4, "strokeDash": dash, "clip": True}
@@ -160,7 +173,22 @@ def growth(lines: Sequence[Line], *, title: str, axes: tuple[str, str], most: tu
         layers.append(
             _layer(points, {"type": "point", "filled": True, "size": 14, "color": colour, "clip": True}, x=x, y=y)
         )
-    return _render(layers, 2 * _CURVE_STEPS, title)
+    words = {"type": "text", "align": "left", "dx": 4, "dy": 6, "fontSize": 10, "color": _COLOURS["muted"]}
+    layers.append(_layer([{"x": measured, "y": most[1]}], {**words, "text": "extrapolated"}, x=x, y=y))
+    layers.append(_layer([{"x": measured}], {**_line("muted", 0.7), "strokeDash": [1, 3]}, x=x))
+    return _render(layers, (1 if is_small else 2) * _CURVE_STEPS, title)
+
+
+def _band(line: Line, end: float) -> list[dict[str, float]]:
+    """Lines with the least and the greatest slope through the middle of the points."""
+    assert line.limits is not None
+    middle = sum(guests for guests, _ in line.points) / len(line.points)
+    height = line.fixed + line.per_guest * middle
+    rows = []
+    for at in (0.0, middle, end):
+        ends = sorted(height + slope * (at - middle) for slope in line.limits)
+        rows.append({"x": at, "y": ends[0], "y2": ends[1]})
+    return rows
 
 
 def holders(stacks: Sequence[Stack], *, title: str, most: float) -> str:

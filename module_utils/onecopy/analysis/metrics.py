@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .statistics import ADAPTIVE_CONFIDENCE, CONFIDENCE
@@ -18,7 +18,7 @@ LEDGERS = ("host_pages", "guest_pages", "daemon_pages")
 class Metric:
     """``kind`` is the kind of trial that holds it.
 
-    ``clock`` tells that it comes from a clock, which under TCG is no claim.
+    ``clock`` tells that it comes from a clock, which under TCG is no claim. ``per_guest``: what is meant is how much it grows with every guest.
     """
 
     name: str
@@ -26,10 +26,13 @@ class Metric:
     kind: str
     clock: bool
     value: Callable[[Record], float | None]
+    per_guest: bool = False
 
 
 def metric(name: str) -> Metric:
-    """The metric called ``name``: ``wall_seconds``, ``copies.PART``, ``probe.METRIC``, or a counter of the I/O path of a timed trial.
+    """The metric called ``name``.
+
+    ``wall_seconds``, ``copies.PART``, ``probe.METRIC``, ``slope.METRIC`` (a probe's, per guest), or a counter of the I/O path of a timed trial.
 
     Raises ValueError for any other name.
     """
@@ -43,6 +46,9 @@ def metric(name: str) -> Metric:
         return Metric(
             name, path[-1].replace("_", " "), "probe", "seconds" in name, lambda record: _number(record, path)
         )
+    if name.startswith("slope."):
+        grown = metric("probe." + name.removeprefix("slope."))
+        return replace(grown, name=name, title=f"{grown.title} per guest", per_guest=True)
     if name.startswith("io_path."):
         path = name.split(".")
         return Metric(
@@ -62,7 +68,7 @@ def metric(name: str) -> Metric:
             lambda record: _per_wanted_byte(record, counter),
         )
     raise ValueError(
-        f"unknown metric {name!r}: wall_seconds, copies.PART, probe.METRIC, io_path.LAYER.COUNTER, per_wanted_byte.LAYER.COUNTER"
+        f"unknown metric {name!r}: wall_seconds, copies.PART, probe.METRIC, slope.METRIC, io_path.LAYER.COUNTER, per_wanted_byte.LAYER.COUNTER"
     )
 
 

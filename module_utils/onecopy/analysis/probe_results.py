@@ -17,6 +17,14 @@ MIB: Final = 1 << 20
 _UNITS: Final = {"bytes": ("MiB", MIB, "{:,.2f}"), "seconds": ("s", 1, "{:,.2f}"), "ratio": ("", 1, "{:.3f}")}
 
 
+# What a probe cannot show in figures.
+_SAYS: Final = {
+    "diverge": "On a share (virtiofs, myfs) there is one file for all: what one guest overwrites all others see, nothing is copied and nothing "
+    "diverges. With myfs that is at once, since guests map the same page; with virtiofs a guest's own cache may show the old one until "
+    "it opens the file again. Guests of one image that is mapped or opened read-only by all cannot overwrite at all.",
+}
+
+
 def probe_sections(run: Run, summary: Row) -> Iterator[Section]:
     """One section per probe: its figures, a table of medians, and one with the intervals that is closed until asked for."""
     rows = summary.get("probes", [])
@@ -25,7 +33,8 @@ def probe_sections(run: Run, summary: Row) -> Iterator[Section]:
         if probe == coherence_results.PROBE:
             continue  # told there, in one table of cases
         found = [row for row in rows if kinds[row["probe"]] == probe]
-        blocks: list[Block] = [*probe_figures(run, probe), _medians(run, found), _intervals(run, found)]
+        blocks: list[Block] = [Text(_SAYS[probe])] if probe in _SAYS else []
+        blocks += [*probe_figures(run, probe), _medians(run, found), _intervals(run, found)]
         if run.accelerator == "tcg" and any("seconds" in row["metric"] for row in found):
             blocks.insert(0, Text(TCG_BANNER, "warning"))
         yield Section(f"probe-{probe.replace('_', '-')}", f"Probe: {probe.replace('_', ' ')}", blocks)

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from .. import io_path
 from .document import Block, Column, Section, Table, Text, text_row
 from .metrics import LEDGERS, page_copies, wall_seconds
 from .stored_run import Record, Run, group
@@ -21,20 +22,13 @@ GIVES_UP: Final[Mapping[str, str]] = {
     "virtiofs_auto": "memory: host and guest each cache what is read; an open asks the daemon whether the file changed",
     "virtiofs_always": "memory: host and guest each cache what is read; and changes made by others are not seen",
     "gfs_pmem_dax": "the host's view of files; memory for the page structures of the device; flushes are slower",
+    "gfs_pmem_erofs": "writes: the image is made once; the host's view of files; memory for the page structures of the device",
     "gfs_private": "memory and storage: every guest has its own image, cached by host and guest",
     "gfs_shared_base": "memory: every guest caches the base again; what guests write grows apart for ever",
     "gfs_pmem_cow": "the way back: what a guest writes is lost with it, and shared no more; side channels of shared pages",
     "gfs_ksm": "CPU time for scanning, and sharing of what lives shortly; side channels of merged pages",
     "myfs": "isolation: guests of a share must trust one another; files below 1 MiB are still cached twice; QEMU 11.1 or newer",
 }
-# What each layer read, by the counter that sees it: guest's disks, calls of QEMU and daemon, and the host's device below both.
-_MOVED: Final = (
-    ("guest", "read_bytes"),
-    ("qemu", "read_call_bytes"),
-    ("daemon", "read_call_bytes"),
-    ("qemu", "storage_read_bytes"),
-    ("daemon", "storage_read_bytes"),
-)
 _MIB: Final = 1 << 20
 
 
@@ -150,8 +144,7 @@ def _cached(name: str) -> Callable[[Record], float]:
 
 
 def _moved(record: Record) -> float:
-    layers = record.get("io_path", {})
-    return float(sum(layers.get(layer, {}).get(counter, 0) for layer, counter in _MOVED))
+    return float(io_path.moved_bytes(record.get("io_path", {})))
 
 
 def _number(value: float | None, unit: int, form: str) -> str:

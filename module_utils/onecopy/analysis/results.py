@@ -261,6 +261,8 @@ def _claimed(bounds: Row) -> str:
 def _found(numbers: Row) -> str:
     if "ratio" in numbers:
         return f"{numbers['ratio']:.3g} {_limits(numbers, '{:.3g}')}".strip()
+    if "per_guest" in numbers:
+        return f"{numbers['per_guest']:.3g} {_limits(numbers, '{:.3g}')}".strip()
     if "least" in numbers:
         return f"{numbers['least']:.3g} to {numbers['most']:.3g}"
     return ""

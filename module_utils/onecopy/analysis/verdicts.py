@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from . import statistics
 from .comparisons import DISTINGUISHABLE, system_of
+from .density import line
 from .metrics import Metric, confidence, metric
 from .stored_run import Record, Run, by_boot
 
@@ -65,7 +66,12 @@ def _measure(run: Run, finding: _Finding, measured: Metric) -> _Finding:
     missing = [_missing(run, comparison[side]) for side, labels in sides.items() if not labels]
     found = finding
     if not missing:
-        found = _ratio(run, finding, measured, sides) if "to" in sides else _level(run, finding, measured, sides["of"])
+        if measured.per_guest:
+            found = _growth(run, finding, measured)
+        else:
+            found = (
+                _ratio(run, finding, measured, sides) if "to" in sides else _level(run, finding, measured, sides["of"])
+            )
     if measured.clock and run.accelerator == "tcg":
         return replace(found, p=None, inside=None, because=TCG_REASON)
     return replace(found, because="; ".join(missing)) if missing else found
@@ -172,6 +178,22 @@ def _level(
     return replace(finding, numbers=numbers, inside=inside, p=0.0)
 
 
+def _growth(run: Run, finding: _Finding, measured: Metric) -> _Finding:
+    """How much the figure grows with every guest, by a line through all trials of the label."""
+    label = finding.comparison["of"].get("label", finding.comparison["of"]["system"])
+    own = [one for one in run.ok(measured.kind) if (one["label"], one["host"]) == (label, finding.host)]
+    points = sorted([one["guests"], value] for one in own if (value := measured.value(one)) is not None)
+    if len({guests for guests, _ in points}) < 2:
+        return replace(finding, because=f"{label} ran with one number of guests alone: growth takes two at least")
+    fitted = line(points)
+    numbers = {"of": label, "per_guest": fitted["per_guest"], "fixed": fitted["fixed"], "n_of": len(points)}
+    if "low" not in fitted:
+        return replace(finding, numbers=numbers, because="two trials have no interval")
+    numbers |= {"low": fitted["low"], "high": fitted["high"]}
+    inside = _side(fitted["low"], fitted["high"], *_bounds(finding.comparison))
+    return replace(finding, numbers=numbers, inside=inside, p=0.0)
+
+
 def _bounds(comparison: Mapping[str, Any]) -> tuple[float, float]:
     low, high = comparison["within"]
     return float(-math.inf if low is None else low), float(math.inf if high is None else high)
@@ -268,11 +290,17 @@ def _found(finding: _Finding) -> str:
     numbers, claimed = finding.numbers, _claimed(finding.comparison)
     name = finding.comparison["name"]
     wanted = " and ".join(f"{bound.replace('_', ' ')} {value:g}" for bound, value in claimed.items())
+    if "per_guest" in numbers:
+        return f"{name}: {numbers['per_guest']:.3g} per guest{_limits(numbers)}, claimed {wanted}"
     if "low" in numbers:
-        return f"{name}: {numbers['ratio']:.3g} [{numbers['low']:.3g}, {numbers['high']:.3g}], claimed {wanted}"
+        return f"{name}: {numbers['ratio']:.3g}{_limits(numbers)}, claimed {wanted}"
     if "ratio" in numbers:
         return f"{name}: {numbers['ratio']:.3g}, claimed {wanted}"
     if "least" in numbers:
         span = sorted({f"{numbers['least']:.3g}", f"{numbers['most']:.3g}"})
         return f"{name}: {' to '.join(span)}, claimed {wanted}"
     return f"{name}: claimed {wanted}"
+
+
+def _limits(numbers: Mapping[str, Any]) -> str:
+    return f" [{numbers['low']:.3g}, {numbers['high']:.3g}]" if "low" in numbers else ""

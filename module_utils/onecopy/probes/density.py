@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from .. import dataset_frames, ledger, state, storage_ledger
+from .. import dataset_frames, io_path, ksm, ledger, state, storage_ledger
 from ..host_data import ImageData, ImagesData
 from ..ksm_run import scanning
 from ..paths import MACHINE
+from ..runner_client import RunnerLost
 from ..testbed import Boot
 from ..workloads import WORKLOADS
-from .merging import COMMON, FAST, settle
+from .merging import COMMON, FAST, settings_note, settle
 from .scene import Probe, Probed, Scene
 
 _CALL_SECONDS: Final = 60.0
@@ -25,26 +27,88 @@ def run(scene: Scene) -> Probed:
 
     ``copies_ratio``: places (page slots of host cache and guests) ÷ pages of the tree; ``physical_copies_ratio``: distinct frames, by PFN
     and content. Where KSM can merge the guests' memory both are taken before it runs, and ``merged_copies_ratio`` at its plateau.
-    ``idle_used_bytes`` and ``used_bytes``: the whole machine's memory in use before and after the reading, caches included.
-    Raises ProbeError, PageFramesError, OSError.
+    ``held_bytes``: memory that guests, QEMUs and daemons hold, and the host's cache of the guests' storage (``host_data_bytes``).
+    ``idle_used_bytes`` and ``used_bytes``: the whole machine's memory in use before and after the reading, caches and strangers included.
+    ``moved_per_read_ratio``: bytes read at all layers below the guests' programs ÷ bytes that these read; ``images``: files with a file system
+    in them that guests have open; ``scanned_pages``: by KSM while the guests read.
+    A guest that goes away is named in ``lost``, and the others go on. Raises ProbeError, PageFramesError, OSError, RunnerLost.
     """
     scene.reach("cold", "cold")
-    before = _snapshot(scene)
-    seconds = []
-    for boot in scene.boots:
+    before, moved_before, scanned_before = _snapshot(scene), [_moved(boot) for boot in scene.boots], _scanned_pages()
+    seconds: dict[int, float] = {}
+    read_bytes = 0
+    for number, boot in enumerate(scene.boots):
         now = time.monotonic()
-        scene.read(boot)
-        seconds.append(time.monotonic() - now)
-    after = _snapshot(scene)
-    metrics = _copies(scene) | _memory(before, after) | _storage(scene)
-    metrics["first_read_seconds"] = seconds[0]
-    metrics["later_read_seconds"] = sum(seconds[1:]) / len(seconds[1:]) if seconds[1:] else seconds[0]
-    started = [boot.hello_seconds for boot in scene.boots if boot.hello_seconds is not None]
-    if started:
-        metrics["slowest_start_seconds"] = max(started)
+        try:
+            read_bytes += scene.read(boot)["read_bytes"]
+        except RunnerLost:
+            if len(scene.boots) == 1:
+                raise
+            continue
+        seconds[number] = time.monotonic() - now
+    lost = [number + 1 for number in range(len(scene.boots)) if number not in seconds]
+    if not seconds:
+        raise RunnerLost("every guest went away while it read")
+    before["guests"] = [before["guests"][number] for number in seconds]
+    before["daemons"] = [before["daemons"][number] for number in seconds] if before["daemons"] else []
+    scene = dataclasses.replace(scene, boots=[scene.boots[number] for number in seconds])
+    scanned = _scanned_pages()
+    moved = sum(_moved(boot) - moved_before[number] for number, boot in zip(seconds, scene.boots, strict=True))
+    host_data = scene.data.residency().resident_pages * ledger.PAGE_SIZE
+    metrics = _copies(scene) | _memory(before, _snapshot(scene), host_data) | _storage(scene) | _starts(scene)
+    first, *later = seconds.values()
+    metrics |= {"first_read_seconds": first, "later_read_seconds": sum(later) / len(later) if later else first}
+    metrics |= {"moved_per_read_ratio": moved / read_bytes, "images": len(_open_images(scene))}
+    if scanned is not None and scanned_before is not None:
+        metrics["scanned_pages"] = scanned - scanned_before
+    notes = []
+    if lost:
+        notes.append(f"guests {', '.join(map(str, lost))} were lost while they read: the figures are the others'")
     if scene.system.merges == "guest_memory":
-        metrics |= _merged(scene)
-    return Probed(metrics)
+        merged, settings = _merged(scene, metrics["held_bytes"])
+        metrics |= merged
+        notes.append(settings)
+    return Probed(metrics, notes="; ".join(notes), lost=lost)
+
+
+def _starts(scene: Scene) -> dict[str, float]:
+    """The slowest guest from its power button to its runner's answer, and the whole fleet from the first command to the last guest's mounts."""
+    slowest = [boot.hello_seconds for boot in scene.boots if boot.hello_seconds is not None]
+    started = [boot.started_at for boot in scene.boots if boot.started_at is not None]
+    ready = [boot.ready_at for boot in scene.boots if boot.ready_at is not None]
+    found = {"slowest_start_seconds": max(slowest)} if slowest else {}
+    return found | ({"all_ready_seconds": max(ready) - min(started)} if started and ready else {})
+
+
+def _moved(boot: Boot) -> float:
+    """Bytes that everybody below this guest's programs read so far."""
+    assert boot.qemu_pid is not None
+    guest = io_path.Guest(boot.qemu_pid, counters=boot.runner.call("counters", _CALL_SECONDS))
+    daemons = [io_path.Daemon(boot.daemon_pid)] if boot.daemon_pid is not None else []
+    return io_path.moved_bytes(io_path.snapshot([guest], daemons))
+
+
+def _scanned_pages() -> int | None:
+    try:
+        return ksm.sample(time.monotonic()).pages_scanned
+    except ksm.KsmAbsentError:
+        return None
+
+
+def _open_images(scene: Scene) -> set[str]:
+    """Images with the data that the guests' QEMUs have open: what Satori's guests must have in common, and a share's have none of."""
+    store = scene.context.paths.store
+    tops = tuple(f"{store / place}/" for place in ("images", "own"))
+    found = set()
+    for pid in _qemus(scene.boots):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                target = str(entry.readlink())
+            except FileNotFoundError:
+                continue
+            if target.startswith(tops):
+                found.add(target)
+    return found
 
 
 def _copies(scene: Scene) -> dict[str, float]:
@@ -105,11 +169,14 @@ def _snapshot(scene: Scene) -> ledger.Snapshot:
     return ledger.snapshot(guests, [boot.daemon_pid for boot in scene.boots if boot.daemon_pid is not None])
 
 
-def _memory(before: ledger.Snapshot, after: ledger.Snapshot) -> dict[str, float]:
+def _memory(before: ledger.Snapshot, after: ledger.Snapshot, host_data: int) -> dict[str, float]:
     """Bytes of the machine in use, and of its parties after the reading."""
     table = ledger.ledger(after)
     guests = table["guests"]
+    parties = [*guests, *table["qemu"], *table["daemons"]]
     metrics: dict[str, float] = {
+        "held_bytes": host_data + sum(sum(party.values()) for party in parties),
+        "host_data_bytes": host_data,
         "idle_used_bytes": before["host"]["total_bytes"] - before["host"]["free_bytes"],
         "used_bytes": after["host"]["total_bytes"] - after["host"]["free_bytes"],
         "host_cache_bytes": table["host"]["cache_bytes"],
@@ -136,18 +203,26 @@ def _allocated(path: Path) -> int:
     return path.stat().st_blocks * 512
 
 
-def _merged(scene: Scene) -> dict[str, float]:
-    """Copies and memory at KSM's plateau, at its fastest setting; the cost of slower ones is ksm_cost's question."""
-    began = time.monotonic()
+def _merged(scene: Scene, held_bytes: float) -> tuple[dict[str, float], str]:
+    """Copies and memory at KSM's plateau, at its fastest setting, with KSM's settings; the cost of slower ones is ksm_cost's question."""
     with scanning({**COMMON, **FAST}, MACHINE / "knobs") as scanner:
+        baseline = scanner.sample()
         reached = settle(scanner)
         after = _snapshot(scene)
-        return {
+        cost = ksm.cost(baseline, reached)
+        metrics = {
             "merged_copies_ratio": _frames(scene)["physical_copies"],
+            "merged_held_bytes": held_bytes - cost.saved_bytes,
             "merged_used_bytes": after["host"]["total_bytes"] - after["host"]["free_bytes"],
-            "merged_saved_bytes": reached.saved_bytes,
-            "plateau_seconds": time.monotonic() - began,
+            "merged_saved_bytes": cost.saved_bytes,
+            "merged_zero_bytes": cost.zero_pages * ksm.PAGE_SIZE,
+            "plateau_seconds": cost.seconds,
         }
+        if cost.pages_scanned is not None:
+            metrics["merging_scanned_pages"] = cost.pages_scanned
+        if cost.cpu_seconds is not None:
+            metrics["merging_cpu_seconds"] = cost.cpu_seconds
+        return metrics, settings_note(scanner)
 
 
 PROBE: Final = Probe("density", run, seconds=30.0)

@@ -18,7 +18,7 @@ from ..pageout import mapped_ranges
 from ..paths import MACHINE
 from ..systems import System
 from ..testbed import Boot
-from .merging import COMMON, FAST, settle
+from .merging import COMMON, FAST, settings_note, settle
 from .scene import Probe, Probed, ProbeError, Scene
 
 _CALL_SECONDS: Final = 60.0
@@ -26,6 +26,9 @@ _PAGE: Final = 4096
 # Both trees have the same content; each pattern has one, so that it finds its blocks as they were.
 _TREES: Final = {"sequential": "a", "random": "b"}
 _UNTOUCHED: Final = 0.1
+_NOTHING_BACK: Final = (
+    "KSM gets nothing back: it merges neither disks, nor the host's page cache of them, nor guest memory that is shared"
+)
 _WRITER: Final = """
 import os, random, sys
 share, pattern, *names = sys.argv[1:]
@@ -75,9 +78,11 @@ def run(scene: Scene) -> Probed:
             metrics[f"own_per_overwritten_{percent}pc_ratio"] = (own - before) / overwritten
         metrics["storage_bytes"] = _stored_bytes(scene) - stored
         metrics["host_cached_own_bytes"] = _cached_bytes(scene)
+        notes = _NOTHING_BACK
         if scene.system.merges == "mapping":
-            metrics |= _merged_back(scene)
-    return Probed(metrics, {"own_by_overwritten_bytes": points})
+            merged, notes = _merged_back(scene)
+            metrics |= merged
+    return Probed(metrics, {"own_by_overwritten_bytes": points}, notes)
 
 
 @contextmanager
@@ -144,14 +149,16 @@ def _cached_bytes(scene: Scene) -> int:
     return cached
 
 
-def _merged_back(scene: Scene) -> Mapping[str, float]:
-    """What content-based sharing finds again of equal pages that sharing by position has lost."""
+def _merged_back(scene: Scene) -> tuple[Mapping[str, float], str]:
+    """What content-based sharing finds again of equal pages that sharing by position has lost, and by which settings."""
     own = sum(_own(boot) for boot in scene.boots)
     spare = own * (len(scene.boots) - 1) / len(scene.boots)
     began = time.monotonic()
     with scanning({**COMMON, **FAST}, MACHINE / "knobs") as scanner:
         saved = settle(scanner).pages_sharing * _PAGE
-    return {"merged_back_bytes": saved, "merged_back_ratio": saved / spare, "plateau_seconds": time.monotonic() - began}
+        settings = settings_note(scanner)
+    seconds = time.monotonic() - began
+    return {"merged_back_bytes": saved, "merged_back_ratio": saved / spare, "plateau_seconds": seconds}, settings
 
 
 def _unsuitable(system: System, parameters: Mapping[str, Any]) -> str | None:

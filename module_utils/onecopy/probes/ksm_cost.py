@@ -9,7 +9,7 @@ from typing import Any, Final
 from .. import ksm
 from ..ksm_run import Scanner, scanning
 from ..paths import MACHINE
-from .merging import COMMON, drop, is_mergeable, start_afresh, why_not_mergeable
+from .merging import COMMON, drop, is_mergeable, settings_note, start_afresh, why_not_mergeable
 from .scene import Probe, Probed, ProbeError, Scene
 
 
@@ -32,9 +32,9 @@ def run(scene: Scene) -> Probed:
             lives.append([age, ratio])
             metrics[f"merged_after_{life}s_ratio"] = ratio
         series["merged_by_life_ratio"] = lives
-        settings = ", ".join(f"{name} {value}" for name, value in scanner.settings().items())
+        settings = settings_note(scanner)
     notes = "" if "plateau_seconds" in metrics else f"no plateau within {parameters['limit_seconds']:g} s; "
-    return Probed(metrics, series, f"{notes}KSM: {settings}")
+    return Probed(metrics, series, notes + settings)
 
 
 def _whole_set(

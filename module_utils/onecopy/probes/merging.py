@@ -17,8 +17,8 @@ _CALL_SECONDS: Final = 60.0
 # As fast as it can: for what has to be merged before, or where its cost is not the question.
 FAST: Final = {"pages_to_scan": 20000, "sleep_millisecs": 10}
 _FAST_SECONDS: Final = 60.0
-# Zero pages are counted apart, and nothing but the settings that a probe gives steers the scanner.
-COMMON: Final = {"use_zero_pages": 1, "advisor_mode": "none"}
+# Zero pages are counted apart, nothing but the settings that a probe gives steers the scanner, and the kernel's own defaults hold for the rest.
+COMMON: Final = {"use_zero_pages": 1, "advisor_mode": "none", "smart_scan": 1, "max_page_sharing": 256}
 # Left free while a guest's free memory is overwritten: less, and the kernel would begin to reclaim.
 _SPARE_MIB: Final = 32
 
@@ -36,6 +36,11 @@ def why_not_mergeable(system: System, parameters: Mapping[str, Any]) -> str | No
     if system.dax:
         return "KSM merges private memory alone: this guest reads pages of the host's page cache"
     return None
+
+
+def settings_note(scanner: Scanner) -> str:
+    """KSM's settings and the host's for huge pages, in words for a record."""
+    return "settings: " + ", ".join(f"{name} {value}" for name, value in scanner.settings().items())
 
 
 def drop(scene: Scene) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from .merging import fast_scanner, settle
+from .merging import fast_scanner, settings_note, settle
 from .scene import Probe, Probed, ProbeError, Scene
 
 _CALL_SECONDS: Final = 60.0
@@ -31,6 +31,7 @@ def run(scene: Scene) -> Probed:
         merged = settle(scanner).pages_sharing - before.pages_sharing if scanner and before else 0
         host = scene.data.resident_pages((_PART,))
         guests = sum(_resident(scene, number) for number in range(len(scene.boots)))
+        notes = settings_note(scanner) if scanner else ""
     frames = host + guests - merged
     metrics: dict[str, float] = {
         "copies_ratio": frames / distinct,
@@ -40,7 +41,7 @@ def run(scene: Scene) -> Probed:
         "guest_pages": guests,
         "merged_pages": merged,
     }
-    return Probed(metrics)
+    return Probed(metrics, notes=notes)
 
 
 def file_sets(files: Sequence[str], guests: int, overlap: float) -> list[list[str]]:

@@ -87,11 +87,15 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """What a probe found. ``metrics``: numbers whose names carry the unit; ``series``: lists of points (x, y) by name, for figures."""
+    """What a probe found. ``metrics``: numbers whose names carry the unit; ``series``: lists of points (x, y) by name, for figures.
+
+    ``lost``: numbers of the guests that went away meanwhile (from 1); the trial has failed then, and the figures are the others'.
+    """
 
     metrics: Mapping[str, float]
     series: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
     notes: str = ""
+    lost: Sequence[int] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The form of the record schema."""

@@ -15,8 +15,8 @@ def manifest(host):
 
 
 def test_only_systems_that_read_an_image_have_one(host, manifest):
-    assert sorted(manifest) == ["gfs", "gfs_direct"]
-    assert sorted(host.file(IMAGES).listdir()) == ["gfs.img", "gfs_direct.img"]
+    assert sorted(manifest) == ["gfs", "gfs_direct", "gfs_pmem_erofs"]
+    assert sorted(host.file(IMAGES).listdir()) == ["gfs.img", "gfs_direct.img", "gfs_pmem_erofs.img"]
 
 
 @pytest.mark.parametrize("system", ["gfs", "gfs_direct"])
@@ -28,12 +28,22 @@ def test_every_image_is_what_was_made(host, manifest, system):
     assert "Block size:               4096" in host.check_output(f"dumpe2fs -h {IMAGES}/{system}.img 2>/dev/null")
 
 
-def test_the_data_lie_where_the_manifest_says(host, manifest):
+def test_an_erofs_image_can_be_mapped_and_its_guests_kernel_knows_it(host, manifest):
+    image = host.file(f"{IMAGES}/gfs_pmem_erofs.img")
+    assert image.sha256sum == manifest["gfs_pmem_erofs"]["sha256"] != manifest["gfs"]["sha256"]
+    assert image.size % (2 << 20) == 0
+    assert host.run(f"fsck.erofs {IMAGES}/gfs_pmem_erofs.img").rc == 0
+    guest = json.loads(host.file(f"{STATE}/guest/manifest.json").content_string)
+    assert guest["capabilities"] == {"guest_erofs": {"supported": True, "reason": ""}}
+
+
+@pytest.mark.parametrize("system", ["gfs", "gfs_pmem_erofs"])
+def test_the_data_lie_where_the_manifest_says(host, manifest, system):
     """Read past the file system: the big files' bytes, found at their place in the image."""
     dataset = json.loads(host.file(f"{STATE}/manifests/tiny.json").content_string)
     script = (
         "import hashlib, json, sys\n"
-        f"image = open('{IMAGES}/gfs.img', 'rb')\n"
+        f"image = open('{IMAGES}/{system}.img', 'rb')\n"
         "pages = set()\n"
         "for offset, length in json.loads(sys.argv[1]):\n"
         "    image.seek(offset)\n"
@@ -48,7 +58,7 @@ def test_the_data_lie_where_the_manifest_says(host, manifest):
         count = -(-file["size"] // 4096)
         expected.setdefault(file["path"].split("/")[0], set()).update(digests[start : start + count])
         start += count
-    for part, ranges in manifest["gfs"]["ranges"].items():
+    for part, ranges in manifest[system]["ranges"].items():
         found = json.loads(host.run("python3 -c %s %s", script, json.dumps(ranges)).stdout)
         assert set(found) == expected[part.split("/")[1]], part
 

@@ -41,12 +41,14 @@ def test_qemu_is_judged_by_its_devices() -> None:
     assert capabilities.qemu("q", None, None)["qemu"] == {"supported": False, "reason": "q is not installed"}
 
 
-def test_every_need_of_every_system_is_answered() -> None:
+def test_every_need_of_every_system_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
     document = capabilities.discover(
         qemu_binary="no-such-qemu", virtiofsd_paths=["/none/v"], accelerator="tcg", accelerator_reason="r"
     )
     for system in SYSTEMS.values():
-        for need in system.needs:
+        # Its guests' kernel is asked when there is one.
+        for need in (need for need in system.needs if not need.startswith("guest_")):
             assert document[need]["supported"] is False
             assert document[need]["reason"]
 

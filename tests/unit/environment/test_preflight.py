@@ -33,6 +33,11 @@ def test_a_good_host_has_nothing_but_yes() -> None:
     assert found[1:] == [f"{name}: yes" for name in SYSTEMS]
 
 
+def test_the_guests_kernel_is_not_asked_of_the_host() -> None:
+    answers = {need: answer for need, answer in capabilities().items() if not need.startswith("guest_")}
+    assert "gfs_pmem_erofs: yes" in preflight.lines(GOOD, answers)
+
+
 def test_a_missing_need_names_systems_and_reason() -> None:
     found = preflight.lines(GOOD, capabilities(virtiofsd="no virtiofsd here"))
     assert "virtiofs_auto: no: no virtiofsd here" in found

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.onecopy import arrangement, qemu, testbed, units
+from ansible.module_utils.onecopy import arrangement, console_log, qemu, testbed, units
 from ansible.module_utils.onecopy.arrangement import BootSpec, Mount
 from ansible.module_utils.onecopy.paths import HostPaths
 from ansible.module_utils.onecopy.systems import SYSTEMS
@@ -128,11 +128,11 @@ def test_nothing_is_attached_where_nothing_runs(tmp_path: Path) -> None:
 
 def test_the_console_tells_why_a_kernel_died(tmp_path: Path) -> None:
     console = tmp_path / "console.log"
-    assert testbed._last_line(console) == ""
+    assert console_log.telling_line(console) == ""
     console.write_text("Booting from ROM..\n")
-    assert testbed._last_line(console) == "console: Booting from ROM.."
+    assert console_log.telling_line(console) == "console: Booting from ROM.."
     console.write_text("[ 1.0] Kernel panic - not syncing: VFS\n[ 1.1] Kernel Offset: disabled\n\n")
-    assert testbed._last_line(console) == "console: [ 1.0] Kernel panic - not syncing: VFS"
+    assert console_log.telling_line(console) == "console: [ 1.0] Kernel panic - not syncing: VFS"
 
 
 @pytest.mark.parametrize(

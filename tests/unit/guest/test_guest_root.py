@@ -33,6 +33,13 @@ def test_the_exact_command() -> None:
     assert guest_root.mmdebstrap_argv(RootSpec(), Path("/t"), Path("/d"), "")[-1] == "/t"
 
 
+def test_the_guests_kernel_is_judged_by_its_configuration() -> None:
+    able = guest_root.kernel_capabilities("CONFIG_EROFS_FS=m\nCONFIG_FS_DAX=y\n")
+    assert able == {"guest_erofs": {"supported": True, "reason": ""}}
+    unable = guest_root.kernel_capabilities("# CONFIG_EROFS_FS is not set\nCONFIG_FS_DAX=y\n")["guest_erofs"]
+    assert unable == {"supported": False, "reason": "the guests' kernel was built without CONFIG_EROFS_FS"}
+
+
 def test_the_mirror_is_the_one_apt_uses(tmp_path: Path) -> None:
     (tmp_path / "sources.list").write_text("deb http://mirror.test/debian trixie main\n")
     assert guest_root.default_mirror("trixie", tmp_path) == "http://mirror.test/debian"
@@ -99,7 +106,8 @@ def test_inputs_decide() -> None:
 
 def test_only_the_initramfs_is_packed_when_the_runner_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "initrd.base").write_bytes(b"BASE")
-    guest_root.pack_runner(tmp_path)
+    (tmp_path / "config").write_text("CONFIG_EROFS_FS=m\nCONFIG_FS_DAX=y\n")
+    assert guest_root.pack_runner(tmp_path)["capabilities"]["guest_erofs"]["supported"]
     assert guest_root.is_runner_current(tmp_path)
     assert (tmp_path / "initrd").read_bytes().startswith(b"BASE070701")
     assert (tmp_path / "runner/main.py").exists()

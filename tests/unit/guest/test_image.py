@@ -35,6 +35,13 @@ def test_no_journal_and_no_tree() -> None:
     assert "-d" not in argv
 
 
+def test_the_exact_command_for_erofs() -> None:
+    assert image.mkfs_erofs_argv(SPEC, Path("/i.img"), Path("/tree")) == [
+        *("mkfs.erofs", "--quiet", "-b4096", "-x-1", "-T1300000000", "-U8334621e-fa33-5f4f-a0cd-b8162e7acc2c"),
+        *("-Enoinline_data,force-inode-extended", "/i.img", "/tree"),
+    ]
+
+
 def test_every_time_stamp_is_fixed() -> None:
     environment = image.mke2fs_env(SPEC, {"PATH": "/bin", "LC_ALL": "de_DE"})
     assert environment == {

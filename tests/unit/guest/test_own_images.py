@@ -43,6 +43,15 @@ def test_a_private_mapping_is_copied_on_write_and_mergeable(tmp_path: Path) -> N
     assert "memory-backend-file,id=p0,share=on" in argv("gfs_pmem_dax", HostPaths(tmp_path))
 
 
+def test_erofs_is_mapped_as_ext4_is_and_has_no_journal(tmp_path: Path) -> None:
+    plan = arrangement.arrange(spec("gfs_pmem_erofs"), HostPaths(tmp_path))
+    assert plan.data_mounts == (arrangement.Mount("/dev/pmem0", "/data", "erofs", "ro,noatime,dax=always"),)
+    assert plan.guest is not None
+    assert plan.guest.modules[-2:] == ("libcrc32c", "erofs")
+    assert plan.guest.pmem is not None
+    assert plan.guest.pmem.is_shared
+
+
 def test_guests_of_one_share_have_a_scratch_each(tmp_path: Path) -> None:
     plan = arrangement.arrange(spec("virtiofs_auto"), HostPaths(tmp_path))
     assert plan.share_scratch == tmp_path / "store/shares/tiny/scratch/t1-2"
