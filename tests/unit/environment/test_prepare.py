@@ -36,13 +36,21 @@ def test_who_measures_is_told(run_module: Any, tmp_path: Path) -> None:
     assert result["description"] == lock.describe(HOLDER)
 
 
-def prepare(tmp_path: Path, hosts: list[str], experiment: Path) -> subprocess.CompletedProcess[str]:
-    lines = [f"{name} ansible_connection=local ansible_python_interpreter={sys.executable}" for name in hosts]
-    (tmp_path / "hosts.ini").write_text("\n".join(["[kvm_hosts]", *lines, ""]))
-    argv = ["ansible-playbook", "-i", str(tmp_path / "hosts.ini"), "playbooks/prepare.yml"]
-    argv += ["-e", f"experiment_file={experiment}", "-e", "ansible_become=false"]
+def play(inventory: Path, playbook: Path | str, **variables: object) -> subprocess.CompletedProcess[str]:
+    extra = [word for name, value in variables.items() for word in ("-e", f"{name}={value}")]
+    argv = ["ansible-playbook", "-i", str(inventory), str(playbook), *extra]
     environment = {**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "NO_COLOR": "1"}
     return subprocess.run(argv, cwd=PROJECT, capture_output=True, text=True, check=False, env=environment)
+
+
+def write_inventory(tmp_path: Path, *hosts: str) -> Path:
+    (tmp_path / "hosts.ini").write_text("\n".join(["[kvm_hosts]", *hosts, ""]))
+    return tmp_path / "hosts.ini"
+
+
+def here(name: str) -> str:
+    """A host that is this machine."""
+    return f"{name} ansible_connection=local ansible_python_interpreter={sys.executable}"
 
 
 @pytest.mark.parametrize(
@@ -60,7 +68,8 @@ def prepare(tmp_path: Path, hosts: list[str], experiment: Path) -> subprocess.Co
 def test_it_stops_before_the_first_change(tmp_path: Path, hosts: list[str], experiment: str, says: str) -> None:
     (tmp_path / "typo.yml").write_text((PROJECT / "experiments/smoke.yml").read_text() + "repeets: 3\n")
     file = tmp_path / experiment if experiment == "typo.yml" else PROJECT / experiment
-    done = prepare(tmp_path, hosts, file)
+    inventory = write_inventory(tmp_path, *map(here, hosts))
+    done = play(inventory, "playbooks/prepare.yml", experiment_file=file, ansible_become=False)
     assert done.returncode != 0
     # The reason is the last line of all, by itself: nobody has to look for it among Ansible's.
     assert says in done.stderr.splitlines()[-1], done.stdout + done.stderr
@@ -69,18 +78,8 @@ def test_it_stops_before_the_first_change(tmp_path: Path, hosts: list[str], expe
 
 
 def test_a_host_that_cannot_be_reached_is_named_with_the_cure(tmp_path: Path) -> None:
-    hosts = tmp_path / "hosts.ini"
-    hosts.write_text("[kvm_hosts]\nkvm1 ansible_host=127.0.0.1 ansible_port=9 ansible_user=root\n")
-    argv = [
-        "ansible-playbook",
-        "-i",
-        str(hosts),
-        "playbooks/prepare.yml",
-        "-e",
-        f"experiment_file={PROJECT}/experiments/smoke.yml",
-    ]
-    environment = {**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "NO_COLOR": "1"}
-    done = subprocess.run(argv, cwd=PROJECT, capture_output=True, text=True, check=False, env=environment)
+    inventory = write_inventory(tmp_path, "kvm1 ansible_host=127.0.0.1 ansible_port=9 ansible_user=root")
+    done = play(inventory, "playbooks/prepare.yml", experiment_file=PROJECT / "experiments/smoke.yml")
     assert done.returncode != 0
     last = done.stderr.splitlines()[-1]
     assert last.startswith("onecopy: kvm1: cannot be reached: ")
@@ -88,3 +87,12 @@ def test_a_host_that_cannot_be_reached_is_named_with_the_cure(tmp_path: Path) ->
     assert last.endswith(
         "look whether address, port, user and key in the inventory are right, and whether the host is up"
     )
+
+
+def test_a_command_that_failed_is_named_with_its_last_word(tmp_path: Path) -> None:
+    tasks = "[{ansible.builtin.command: {argv: [sh, -c, 'echo waiting; echo status: error >&2; exit 3']}}]"
+    (tmp_path / "play.yml").write_text(f"- {{hosts: kvm_hosts, gather_facts: false, tasks: {tasks}}}\n")
+    done = play(write_inventory(tmp_path, here("kvm1")), tmp_path / "play.yml")
+    assert done.returncode != 0
+    expected = "onecopy: kvm1: sh -c 'echo waiting; echo status: error >&2; exit 3': rc 3: status: error"
+    assert done.stderr.splitlines()[-1] == expected
