@@ -5,6 +5,7 @@ revision.
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import tarfile
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from typing import Any
 import yaml
 
 from ..experiment import digest as experiment_digest
-from . import crate, handoff_readme
+from . import crate, handoff_readme, report
 from .archive import ArchiveError
 from .claims import ClaimsError
 from .rebuild import rebuilt_summary
@@ -25,6 +26,7 @@ from .stored_run import Run, RunError, load
 EXPERIMENT = "experiment.yml"
 RUN = "run"
 SOURCE = "source"
+CLAIMS = f"{SOURCE}/experiments/claims.yml"
 REPORTS = ("summary.json", "report.html", "report.md")
 # What a host says about itself in run/hosts/HOST/, and what a reader misses where it is absent.
 EVIDENCE = {
@@ -70,9 +72,9 @@ def find_run(reports: Path, name: str) -> Path:
 def collect(directory: Path, repository: Path, *, dirty_allowed: bool = False) -> Handoff:
     """Everything that belongs into the archive of the run in ``directory``; the same run gives the same files.
 
-    ``repository`` is a git checkout of the kit that has the run's revision. Raises ArchiveError when a part is missing, when the run
-    was
-    made from a changed working tree (unless ``dirty_allowed``), or when its summary is not what the records give.
+    ``repository`` is a git checkout of the kit that has the run's revision; summary and report are those by the claims of that revision.
+    Raises ArchiveError when a part is missing, when the run was made from a changed working tree (unless ``dirty_allowed``), or when its
+    summary is not what the records give.
     """
     try:
         run = load(directory)
@@ -93,7 +95,7 @@ def collect(directory: Path, repository: Path, *, dirty_allowed: bool = False) -
     source = _source(repository, revision)
     files |= source
     files[EXPERIMENT] = _experiment(run, directory, source)
-    _check_summary(run, files, directory)
+    files |= _reports(run, files, directory, repository)
     absent = tuple(_absent(run, files))
     described = {name: _describe(name) for name in sorted(files) if name.startswith(f"{RUN}/")}
     facts = _facts(run, revision, dirty, files[EXPERIMENT])
@@ -171,16 +173,21 @@ def _experiment(run: Run, directory: Path, source: Mapping[str, bytes]) -> bytes
     )
 
 
-def _check_summary(run: Run, files: Mapping[str, bytes], directory: Path) -> None:
-    place = f"{directory / 'summary.json'}"
+def _reports(run: Run, files: Mapping[str, bytes], directory: Path, kit: Path) -> dict[str, bytes]:
+    """Summary and report where they must be others than those with the run: one that was rendered anew since is judged by the claims that
+    ``kit`` has now, an archive by those of the run's revision. Raises ArchiveError when the summary is neither.
+    """
+    place, stored = f"{directory / 'summary.json'}", files[f"{RUN}/summary.json"]
     try:
-        rebuilt = rebuilt_summary(run, files.get(f"{SOURCE}/experiments/claims.yml", b""))
-    except ClaimsError as error:
+        rebuilt = rebuilt_summary(run, files.get(CLAIMS, b""))
+        if rebuilt == stored:
+            return {}
+        if stored != rebuilt_summary(run, (kit / "experiments/claims.yml").read_bytes()):
+            raise ArchiveError(f"{place}: is not what the records give: render the report anew (./onecopy report)")
+    except (ClaimsError, OSError) as error:
         raise ArchiveError(f"{place}: cannot be checked by the claims of the run's revision: {error}") from None
-    if rebuilt != files[f"{RUN}/summary.json"]:
-        raise ArchiveError(
-            f"{place}: is not what the records give by the claims of its revision: render the report anew (./onecopy report)"
-        )
+    pages = report.render(report.document(run, json.loads(rebuilt)), kit / "roles/report/templates")
+    return {f"{RUN}/summary.json": rebuilt, **{f"{RUN}/{name}": page.encode() for name, page in pages.items()}}
 
 
 def _absent(run: Run, files: Mapping[str, bytes]) -> list[str]:

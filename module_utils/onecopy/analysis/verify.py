@@ -16,10 +16,9 @@ from .claims import ClaimsError
 from .rebuild import first_difference, rebuilt_summary
 from .stored_run import Run, RunError, load
 
-CLAIMS = f"{handoff.SOURCE}/experiments/claims.yml"
 _REQUIRED = (
     handoff.EXPERIMENT,
-    CLAIMS,
+    handoff.CLAIMS,
     f"{handoff.RUN}/plan.json",
     f"{handoff.RUN}/manifest.json",
     f"{handoff.RUN}/summary.json",
@@ -114,7 +113,7 @@ def rebuild(opened: Opened, templates: Path) -> Rebuilt:
     Raises ArchiveError.
     """
     try:
-        summary = rebuilt_summary(opened.run, opened.archive.files[CLAIMS])
+        summary = rebuilt_summary(opened.run, opened.archive.files[handoff.CLAIMS])
         pages = report.render(report.document(opened.run, json.loads(summary)), templates)
     except (ClaimsError, KeyError, TypeError, ValueError) as error:
         cure = f"use the kit at revision {opened.revision[:12]}"

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.onecopy.analysis import archive, handoff
-from invented_kit import CLAIMS, change_manifest, git, render
+from ansible.module_utils.onecopy.analysis.rebuild import rebuilt_summary
+from ansible.module_utils.onecopy.analysis.stored_run import load
+from invented_kit import CLAIMS, PROJECT, change_manifest, git, render
 
 
 def test_the_same_run_gives_the_same_bytes(run: Path, repository: Path, tmp_path: Path) -> None:
@@ -110,13 +112,32 @@ def test_refusals_are_one_line(run: Path, repository: Path, change: Callable[[Pa
     assert "\n" not in str(caught.value)
 
 
-def test_claims_of_the_revision_judge(run: Path, repository: Path) -> None:
-    (repository / "experiments/claims.yml").write_bytes(CLAIMS.replace(b"[1.8, ~]", b"[1.9, ~]"))
+def move_the_goal(repository: Path) -> bytes:
+    moved = CLAIMS.replace(b"[1.8, ~]", b"[1.9, ~]")
+    (repository / "experiments/claims.yml").write_bytes(moved)
     git(repository, "commit", "--quiet", "--all", "--message", "Move the goal")
+    return moved
+
+
+def test_claims_of_the_revision_judge(run: Path, repository: Path) -> None:
+    move_the_goal(repository)
     handoff.collect(run, repository)
     change_manifest(run, controller={"git_revision": git(repository, "rev-parse", "HEAD"), "git_dirty": False})
-    with pytest.raises(archive.ArchiveError, match="claims of its revision"):
+    with pytest.raises(archive.ArchiveError, match="is not what the records give: render the report anew"):
         handoff.collect(run, repository)
+
+
+def test_a_report_that_was_rendered_anew_by_later_claims_is_archived_by_those_of_its_revision(
+    run: Path, repository: Path
+) -> None:
+    before = handoff.collect(run, repository).files
+    moved = move_the_goal(repository)
+    (run / "summary.json").write_bytes(rebuilt_summary(load(run), moved))
+    (repository / "roles").symlink_to(PROJECT / "roles")
+    after = handoff.collect(run, repository).files
+    assert (run / "summary.json").read_bytes() != after["run/summary.json"] == before["run/summary.json"]
+    assert after["source/experiments/claims.yml"] == CLAIMS
+    assert after["run/report.md"].startswith(b"# onecopy: invented")
 
 
 def test_manifest_names_no_machine_of_the_maker(run: Path, repository: Path) -> None:
