@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from . import daemon, guest_init, qemu, units
+from .cachestat import OWN_TREE
 from .guest_root import kernel_path
 from .paths import RUNTIME, HostPaths
 from .systems import SYSTEMS, System
@@ -17,7 +18,7 @@ SCRATCH = "/scratch"
 SHARE = "/share"
 TAG = "onecopy"
 USER = "onecopy"
-# PCI slots: the guest calls the disks vda, vdb, vdc in this order.
+# PCI slots: the guest calls the disks that it has vda, vdb, vdc in this order.
 _ROOT_SLOT, _SCRATCH_SLOT, _DATA_SLOT = 0x03, 0x04, 0x05
 _OPTIONS = frozenset(
     {
@@ -35,6 +36,7 @@ _OPTIONS = frozenset(
         "scratch_mib",
         "cache",
         "device",
+        "root",
     }
 )
 
@@ -46,7 +48,8 @@ class BootSpec:
     ``is_one_of_many``: other guests use the same share, so that its scratch is a directory of the guest's own name.
     ``options`` are tuning factors: ``aio`` (threads, native, io_uring), ``iothread`` (bool), ``queues``, ``queue_size``; hostfsd's
     ``window_mib``, ``inode_dax_kib``, ``dax_always`` (bool), ``cache``; ``icount`` (bool), ``cpu_model``; ``memory`` (memfd, private,
-    private_merge), ``reclaim`` (balloon, reporting, virtio_mem), ``scratch_mib``; ``device`` (a profile of device_limit.py).
+    private_merge), ``reclaim`` (balloon, reporting, virtio_mem), ``scratch_mib``; ``device`` (a profile of device_limit.py); ``root`` (data: the guest
+    boots from the data set, which must be a root tree).
     """
 
     system: str
@@ -144,6 +147,8 @@ def arrange(spec: BootSpec, paths: HostPaths) -> Arrangement:
     unknown = sorted(set(spec.options) - _OPTIONS)
     if unknown:
         raise ValueError(f"{spec.label}: unknown option {unknown[0]!r}: known: {', '.join(sorted(_OPTIONS))}")
+    if spec.options.get("root", "data") != "data" or ("root" in spec.options and system.path == "host"):
+        raise ValueError(f"{spec.label}: option root: only a guest's can be the data set, and only `data` says so")
     here = directory(spec.name)
     common = {"spec": spec, "system": system, "directory": here, "share": paths.share(spec.dataset)}
     if system.path == "host":
@@ -165,14 +170,14 @@ def arrange(spec: BootSpec, paths: HostPaths) -> Arrangement:
             unit.format(spec.name),
         )
     else:
-        source, dax = ("/dev/pmem0", ",dax=always") if system.dax else ("/dev/vdc", "")
+        source, dax = ("/dev/pmem0", ",dax=always") if system.dax else (_device(spec, "data"), "")
         journal = ",noload" if system.filesystem == "ext4" else ""
         data = (Mount(source, "/data", system.filesystem, f"ro{journal},noatime{dax}"),)
         scratch_image, daemon_unit = paths.store / "scratch" / f"{spec.name}.img", None
-        scratch = (Mount("/dev/vdb", SCRATCH, "ext4", "noatime"),)
+        scratch = (Mount(_device(spec, "scratch"), SCRATCH, "ext4", "noatime"),)
     return Arrangement(
         **cast(Any, common),
-        guest=_guest(spec, system, paths, scratch_image),
+        guest=_guest(spec, system, paths, scratch_image, data[0]),
         scratch_image=scratch_image,
         daemon_unit=daemon_unit,
         data_mounts=data,
@@ -224,9 +229,22 @@ def hfs_argv() -> list[str]:
     ]
 
 
-def _guest(spec: BootSpec, system: System, paths: HostPaths, scratch: Path | None) -> qemu.GuestSpec:
+def _device(spec: BootSpec, disk: str) -> str:
+    """What the guest calls one of its disks."""
+    disks = ["scratch", "data"] if "root" in spec.options else ["root", "scratch", "data"]
+    return f"/dev/vd{'abc'[disks.index(disk)]}"
+
+
+def _guest(spec: BootSpec, system: System, paths: HostPaths, scratch: Path | None, data: Mount) -> qemu.GuestSpec:
+    """``data``: the first mount of the data set, whose root tree is the guest's own root where that is asked for."""
     options = spec.options
-    disks = [qemu.Disk("root", paths.guest / "root.img", _ROOT_SLOT)]
+    disks = []
+    if "root" in options:
+        tree = f"a/{OWN_TREE}" if system.storage == "image" else f"data/a/{OWN_TREE}"
+        root = qemu.Root(data.source, data.fstype, data.options, tree)
+    else:
+        disks.append(qemu.Disk("root", paths.guest / "root.img", _ROOT_SLOT))
+        root = qemu.ROOT_DISK
     pmem = share = None
     cache = system.block_cache or "none"
     tuning: dict[str, Any] = {
@@ -270,6 +288,10 @@ def _guest(spec: BootSpec, system: System, paths: HostPaths, scratch: Path | Non
         kernel=kernel_path(paths.guest),
         initrd=paths.guest / "initrd",
         directory=directory(spec.name),
+        root=root,
+        # A daemon writes a guest's memory behind TCG's back, which goes on with what it has translated of the program that was in the page before.
+        # Data that hold no programs do not need it, and it costs instructions.
+        clears_pages=spec.accelerator == "tcg" and (paths.share(spec.dataset) / "data/a" / OWN_TREE).is_dir(),
         disks=tuple(disks),
         pmem=pmem,
         share=share,

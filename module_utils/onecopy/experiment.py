@@ -293,6 +293,10 @@ def _check_sizes(experiment: Mapping[str, Any], used: Iterable[Workload], name: 
             f"{'the data set' if trees == 1 else 'both trees of the data set'} beside the guest itself: at least {needed} MiB, or a smaller data set"
         )
     for position, entry in enumerate(labelled_systems(experiment)):
+        if "root" in entry["options"] and not dataset.get("guest_root"):
+            raise ExperimentError(
+                f"{name}: systems[{position}].options.root: guests boot from a data set that is their root tree: add guest_root: true to dataset"
+            )
         window = entry["options"].get("window_mib")
         if window is not None and not SYSTEMS[entry["system"]].dax:
             raise ExperimentError(

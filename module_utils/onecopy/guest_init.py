@@ -16,7 +16,8 @@ ALL_MODULES = BOOT_MODULES + OPTIONAL_MODULES
 # Directories that the root image (read-only) must have for the mounts to come.
 MOUNT_POINTS = ("data", "scratch", "share", "run", "tmp", "proc", "sys", "dev")
 
-# In the initramfs: /dev/vda is the root image (its PCI address comes first). The runner and busybox move on a tmpfs into the new root.
+# In the initramfs: the kernel command line says what holds the root, and below which directory of it the root is (onecopy.root, for a root that is
+# data under test). The runner and busybox move on a tmpfs into the new root.
 INITRAMFS = """#!/bin/busybox sh
 set -e
 /bin/busybox --install -s /bin
@@ -25,10 +26,23 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t tmpfs -o mode=755 run /run
 for word in $(cat /proc/cmdline); do
-    case $word in onecopy.modules=*) modules=$(echo "${word#*=}" | tr , ' ');; esac
+    case $word in
+        onecopy.modules=*) modules=$(echo "${word#*=}" | tr , ' ');;
+        root=*) root=${word#*=};;
+        rootfstype=*) type=${word#*=};;
+        rootflags=*) flags=${word#*=};;
+        onecopy.root=*) directory=${word#*=};;
+    esac
 done
 for module in BOOT_MODULES $modules; do [ ! -e "/modules/$module.ko" ] || insmod "/modules/$module.ko"; done
-mount -t ext4 -o ro,noload,noatime /dev/vda /root
+case $root in /dev/*)
+    tries=100
+    until [ -b "$root" ] || [ $tries -eq 0 ]; do sleep 0.1; tries=$((tries - 1)); done;;
+esac
+mkdir /base
+mount -t "$type" -o "$flags" "$root" /base
+mount -o bind "/base/$directory" /root
+mount -o remount,bind,ro,noatime /root
 mv /onecopy /run/onecopy
 cp /bin/busybox /run/onecopy/busybox
 for point in dev proc sys run; do mount --move "/$point" "/root/$point"; done

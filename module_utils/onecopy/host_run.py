@@ -52,7 +52,7 @@ def start(
         raise HostRunError(lock.describe(held.holder)) from held
     except run_unit.RunUnitError as error:
         raise HostRunError(str(error)) from error
-    quieted = _quieten(machine, root)
+    quieted = _set(plan, paths, machine, root)
     directory = paths.run(run_id)
     directory.mkdir(parents=True, exist_ok=True)
     records.write_atomically(directory / "plan.json", plan)
@@ -80,11 +80,11 @@ def work(
     held = lock.holder_of(machine / "lock")
     if held is None or held.get("run_id") != run_id:
         raise HostRunError(f"{machine / 'lock'}: run {run_id} does not hold it any more: run the same command again")
-    # Again: a probe that switched KSM on gave the host its own setting back.
-    _quieten(machine, root)
     directory = paths.run(run_id)
     try:
         plan = json.loads((directory / "plan.json").read_text(encoding="utf-8"))
+        # Again: a probe that switched KSM on gave the host its own setting back.
+        _set(plan, paths, machine, root)
         done = slices.run_slice(plan, run_id, host, paths, seconds=seconds, leave_out=frozenset(leave_out))
     except (OSError, ValueError, slices.SliceError) as error:
         raise HostRunError(" ".join(str(error).split())) from error
@@ -106,10 +106,10 @@ def finish(run_id: str, paths: HostPaths) -> None:
         raise HostRunError(str(error)) from error
 
 
-def _quieten(machine: Path, root: Path) -> dict[str, str]:
-    """Switch off what would disturb; the run's unit brings it back. Returns what was changed, as it was before."""
+def _set(plan: Mapping[str, Any], paths: HostPaths, machine: Path, root: Path) -> dict[str, str]:
+    """Switch off what would disturb and set what the plan asks for; the run's unit brings it back. Returns what was changed, as it was before."""
     try:
-        outcome = host_settings.apply(_QUIET, machine / "knobs", root=root)
+        outcome = host_settings.apply(_QUIET | plan.get("settings", {}), machine / "knobs", paths.store, root)
     except knobs.KnobError as error:
         raise HostRunError(str(error)) from error
     return {name: " ".join(dict.fromkeys(outcome.before[name].values())) for name in outcome.changed}

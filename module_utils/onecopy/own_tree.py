@@ -9,7 +9,7 @@ import hashlib
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final
@@ -119,14 +119,20 @@ def find_difference(spec: OwnSpec, share: Path, manifest: Path) -> str | None:
 
 
 def make(spec: OwnSpec, archive: Path, share: Path, manifest: Path) -> dict[str, Any]:
-    """Unpack ``archive`` as ``share``/data/a/tree, write the manifest and its page digests; return the manifest. Raises OwnTreeError, OSError."""
+    """Make the data set of an ``archive`` that must be the one that ``spec`` names; return its manifest. Raises OwnTreeError, OSError."""
     found = image.digest(archive)
     if found != spec.sha256:
         raise OwnTreeError(
             f"{archive}: has sha256 {found[:12]}, not {spec.sha256[:12]}: it did not arrive whole, run the same command again"
         )
+    return unpack(asdict(spec), archive, share, manifest)
+
+
+def unpack(spec: Mapping[str, Any], archive: Path, share: Path, manifest: Path) -> dict[str, Any]:
+    """Unpack ``archive`` as ``share``/data/a/tree, write the manifest and its page digests; return the manifest. Raises OwnTreeError, OSError."""
     data = dataset.start(share, manifest)
-    (data / "b" / OWN_TREE).mkdir(parents=True)
+    for top in "ab":
+        (data / top / OWN_TREE).mkdir(parents=True)
     listed: list[dict[str, Any]] = []
     digests: list[bytes] = []
     with tarfile.open(archive, "r:") as tar:
@@ -140,7 +146,7 @@ def make(spec: OwnSpec, archive: Path, share: Path, manifest: Path) -> dict[str,
                 sha256 = _write(path, source, digests)
                 path.chmod(entry.mode)
                 listed.append({"path": f"{OWN_TREE}/{entry.name}", "size": entry.size, "sha256": sha256})
-    return dataset.finish(asdict(spec), ["a"], listed, digests, data, manifest)
+    return dataset.finish(spec, ["a"], listed, digests, data, manifest)
 
 
 class _Hashing:

@@ -116,6 +116,8 @@ def make_plan(experiment: Mapping[str, Any], capabilities: Mapping[str, Any]) ->
     }
     if rule is not None:
         plan["adaptive"] = rule
+    if "settings" in effective:
+        plan["settings"] = effective["settings"]
     if effective.get("probes"):
         plan["probes"] = {
             entry["label"]: {"probe": entry["probe"], "parameters": entry["parameters"]}

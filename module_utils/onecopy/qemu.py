@@ -19,7 +19,7 @@ MAXMEM_MIB = 3584  # above 4 GiB a guest would set 66 MB aside for swiotlb
 
 _CMDLINE = (
     "console=ttyS0 quiet panic=-1 net.ifnames=0 mitigations=off audit=0 random.trust_cpu=on tsc=reliable no_timer_check "
-    "nokaslr nowatchdog rcupdate.rcu_expedited=1 cryptomgr.notests init_on_alloc=0 transparent_hugepage=madvise"
+    "nokaslr nowatchdog rcupdate.rcu_expedited=1 cryptomgr.notests transparent_hugepage=madvise"
 )
 
 
@@ -60,10 +60,24 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class Root:
+    """What the guest's initramfs mounts as its root, in the words of mount(2); ``directory``: which of its directories is the root."""
+
+    source: str
+    fstype: str
+    options: str
+    directory: str = ""
+
+
+ROOT_DISK = Root("/dev/vda", "ext4", "ro,noload,noatime")
+
+
+@dataclass(frozen=True, slots=True)
 class GuestSpec:
     """One guest. ``directory`` holds its sockets and console log; ``icount`` makes the guest's clock count instructions (TCG, one vCPU).
 
-    ``reclaim``: how the host gets back what the guest freed; ``virtio_mem`` makes half of the memory unpluggable.
+    ``reclaim``: how the host gets back what the guest freed; ``virtio_mem`` makes half of the memory unpluggable. ``clears_pages``: the guest's
+    kernel clears every page that it allocates.
     """
 
     name: str
@@ -81,6 +95,8 @@ class GuestSpec:
     memory: Literal["memfd", "private", "private_merge"] = "memfd"
     reclaim: Literal["balloon", "reporting", "virtio_mem"] | None = None
     modules: tuple[str, ...] = ()
+    root: Root = ROOT_DISK
+    clears_pages: bool = False
 
     @property
     def qmp(self) -> Path:
@@ -140,10 +156,12 @@ def argv(spec: GuestSpec) -> list[str]:
 
 def cmdline(spec: GuestSpec) -> str:
     """The kernel's command line."""
+    root = f" root={spec.root.source} rootfstype={spec.root.fstype} rootflags={spec.root.options or 'rw'}"
+    root += f" onecopy.root={spec.root.directory}" if spec.root.directory else ""
     modules = f" onecopy.modules={','.join(spec.modules)}" if spec.modules else ""
     # What is plugged must be movable, or a single page of the kernel's keeps a block of it.
     movable = " memhp_default_state=online_movable" if spec.reclaim == "virtio_mem" else ""
-    return _CMDLINE + movable + modules
+    return f"{_CMDLINE} init_on_alloc={spec.clears_pages:d}{root}{movable}{modules}"
 
 
 def _check(spec: GuestSpec) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 from . import lock, records, testbed
 from .host_data import DataMissingError, DataSet, HostData, host_data
 from .paths import HostPaths
-from .state import drop_host_caches
+from .state import StateMissedError, drop_host_caches, make_host_cold
 from .systems import SYSTEMS
 from .testbed import Boot, BootError, BootSpec
 from .trial import Context, Record, not_run, run_trial
@@ -139,7 +139,7 @@ class _Worker:
         waiting = list(trials)
         while waiting:
             if not boots:
-                boots = self._boot(block, specs, waiting)
+                boots = self._boot(block, specs, waiting, data)
                 if not boots:
                     if not waiting:
                         break
@@ -158,15 +158,19 @@ class _Worker:
         found = [self.bed.attach(spec, self.paths) for spec in specs]
         return [boot for boot in found if boot is not None] if None not in found else []
 
-    def _boot(self, block: str, specs: Sequence[BootSpec], waiting: list[Mapping[str, Any]]) -> list[Boot]:
+    def _boot(
+        self, block: str, specs: Sequence[BootSpec], waiting: list[Mapping[str, Any]], data: HostData
+    ) -> list[Boot]:
         """New boots with no other guest alive; none when one failed. After FAILED_BOOTS the block's trials are recorded as failed."""
         self.bed.sweep(self.paths)
         try:
+            if "root" in specs[0].options:
+                self._make_host_cold(data)  # they read it while they start
             boots = self._boot_all(specs)
         except BootError as error:
             # On the disk: a boot that needs its whole deadline ends the slice, and the next must not start counting anew.
             if self.run.count_failed_boot(block) >= FAILED_BOOTS:
-                message = f"{FAILED_BOOTS} boots of {specs[0].label} failed, the last one: {error.message}"
+                message = f"{FAILED_BOOTS} boots of {specs[0].label} failed, the last one: {error}"
                 while waiting:
                     self._record(not_run(self.context, waiting.pop(0), "guest_not_ready", message, error.console))
             return []
@@ -177,6 +181,13 @@ class _Worker:
             entry |= {"command_lines": boot.command_lines} if boot is boots[0] else {"like": boots[0].boot_id}
             self.result.boots.append(entry)
         return boots
+
+    def _make_host_cold(self, data: HostData) -> None:
+        """Raises BootError."""
+        try:
+            make_host_cold(data, self.context.drop_host)
+        except StateMissedError as missed:
+            raise BootError("state_missed", str(missed)) from missed
 
     def _boot_all(self, specs: Sequence[BootSpec]) -> list[Boot]:
         """One boot, or a fleet with as many starting at once as the host has CPUs. Raises the first BootError."""

@@ -130,6 +130,17 @@ def reach(
     raise StateMissedError(f"{missed} after {TRIES} tries", reached)
 
 
+def make_host_cold(data: HostData, drop_host: Callable[[], None]) -> None:
+    """Evict the data from the host's page cache while no guest runs, and prove it. Raises StateMissedError, OSError."""
+    for _ in range(TRIES):
+        data.evict([])
+        drop_host()
+        left = data.residency()
+        if not left.resident_pages:
+            return
+    raise StateMissedError(f"{left.resident_pages} of {left.pages} pages stay in the host's cache", {})
+
+
 def programs(workload: Workload) -> list[str]:
     """Files of the programs that a pipeline starts; those that lie in the data are data."""
     names = {argv[0] for argv in workload.pipeline}

@@ -16,6 +16,7 @@ from typing import Any
 
 from . import arrangement, console_log, device_limit, guest_files, image, qemu, units
 from .arrangement import DATA_ROOTS, SCRATCH, Arrangement, BootSpec, Mount
+from .cachestat import OWN_TREE
 from .commands import CommandError, run
 from .daemon import DaemonError
 from .paths import RUNTIME, HostPaths
@@ -225,6 +226,10 @@ def _require(plan: Arrangement, paths: HostPaths) -> None:
     wanted = [(guest / "root.img", "guest_image"), (guest / "initrd", "guest_image"), (plan.share / "data", "dataset")]
     if plan.system.storage == "image":
         wanted.append((paths.image(plan.spec.dataset, plan.system.name), "guest_image"))
+    if "root" in plan.spec.options and not (plan.share / "data/a" / OWN_TREE / "usr/bin").is_dir():
+        raise BootError(
+            "internal", f"{plan.share}: holds no root tree to boot from: the data set needs guest_root: true"
+        )
     for path, role in wanted:
         if not path.exists():
             raise BootError("internal", f"{path} is missing: apply role {role}")

@@ -99,11 +99,16 @@ BAD: list[tuple[Callable[[dict[str, Any]], None], str]] = [
         change("systems.2.options", {"aio": "nativ"}),
         "systems[2].options.aio: unknown value 'nativ': did you mean 'native'?",
     ),
+    (
+        change("systems.2.options", {"root": "data"}),
+        "systems[2].options.root: guests boot from a data set that is their root tree",
+    ),
     (change("systems.2.options", {"window_mib": 64}), "systems[2].options.window_mib: gfs has no DAX window"),
     (
         change("systems.2", {"system": "virtiofs_auto", "label": "merged", "options": {"memory": "private_merge"}}),
         "systems[2].options.memory: 'private_merge': a share's daemon (vhost-user) maps its guest's memory, which KSM cannot merge then",
     ),
+    (change("settings", {"read_ahead": 0}), "settings: unknown key 'read_ahead': did you mean 'read_ahead_kb'?"),
     (change("host_cache", ["hot"]), "host_cache[0]: unknown value 'hot'"),
     (change("host_cache", "cold"), "host_cache: must be a list, not 'cold'"),
     (change("guest_cache", ["cold", "cold"]), "guest_cache: 'cold' is named twice"),

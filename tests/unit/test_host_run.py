@@ -64,8 +64,10 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-def start(paths: HostPaths, machine: Path, root: Path, run_id: str = RUN) -> dict[str, Any]:
-    return host_run.start(PLAN, run_id, "box1", paths, machine=machine, runtime=machine, root=root)
+def start(
+    paths: HostPaths, machine: Path, root: Path, run_id: str = RUN, plan: dict[str, Any] = PLAN
+) -> dict[str, Any]:
+    return host_run.start(plan, run_id, "box1", paths, machine=machine, runtime=machine, root=root)
 
 
 def test_ksm_is_off_while_a_run_lasts_and_comes_back(paths: HostPaths, machine: Path, root: Path) -> None:
@@ -106,6 +108,19 @@ def test_ksm_is_off_again_after_a_probe_gave_it_back(
     monkeypatch.setattr(host_run.slices, "run_slice", run_slice)
     host_run.work(RUN, "box1", paths, seconds=1, skip=0, machine=machine, root=root)
     assert seen == ["0"]
+
+
+def test_what_an_experiment_sets_lasts_as_long_as_its_run(paths: HostPaths, machine: Path, root: Path) -> None:
+    device = os.stat(paths.store).st_dev
+    knob = root / f"sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
+    knob.parent.mkdir(parents=True)
+    knob.write_text("128\n")
+    plan = planning.make_plan(EXPERIMENT | {"settings": {"read_ahead_kb": 0}}, ABLE)
+    facts = start(paths, machine, root, plan=plan)["facts"]
+    assert knob.read_text() == "0"
+    assert facts["quieted"] == {"ksm_run": "1", "read_ahead_kb": "128"}
+    knobs.restore(machine / "knobs")
+    assert knob.read_text() == "128"
 
 
 def test_a_host_without_ksm_is_no_error(paths: HostPaths, machine: Path, tmp_path: Path) -> None:

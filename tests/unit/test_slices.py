@@ -328,3 +328,35 @@ def test_orphan_slice_is_ended_first(paths: HostPaths) -> None:
     quick = make(systems=["hfs"])
     assert go(quick, paths, FakeTestbed(paths.state)).remaining == 0
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -15
+
+
+def test_a_root_on_the_data_is_cold_on_the_host_before_anybody_starts(
+    paths: HostPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    systems = [{"system": "virtiofs_auto", "options": {"root": "data"}}]
+    plan = planning.make_plan(EXPERIMENT | {"systems": systems, "host_cache": ["cold"]}, ABLE)
+    bed = FakeTestbed(paths.state)
+    resident: list[int] = []
+    boot = bed.boot
+
+    def watched(*arguments: Any) -> Any:
+        resident.append(ShareData(paths.share("tiny") / "data").residency().resident_pages)
+        return boot(*arguments)
+
+    monkeypatch.setattr(bed, "boot", watched)
+    ShareData(paths.share("tiny") / "data").prefetch()
+    go(plan, paths, bed)
+    assert resident == [0]
+    assert {record["status"] for record in found(paths)} == {"ok"}
+
+
+def test_a_host_whose_cache_cannot_be_emptied_boots_nobody_from_it(
+    paths: HostPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    systems = [{"system": "virtiofs_auto", "options": {"root": "data"}}]
+    plan = planning.make_plan(EXPERIMENT | {"systems": systems, "host_cache": ["cold"]}, ABLE)
+    bed = FakeTestbed(paths.state)
+    monkeypatch.setattr(ShareData, "evict", lambda self, pids: self.prefetch())
+    go(plan, paths, bed)
+    assert not bed.booted
+    assert all("stay in the host's cache" in record["message"] for record in found(paths))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from . import coherence_results
+from . import coherence_results, rootfs_results
 from .document import Block, Cell, Column, Section, Table, Text, text_row
 from .probe_figures import probe_figures, probe_row_name
 from .results import TCG_BANNER
+from .rootfs_results import rootfs_tables
 from .stored_run import Run
 
 Row = Mapping[str, Any]
@@ -33,8 +34,9 @@ def probe_sections(run: Run, summary: Row) -> Iterator[Section]:
         if probe == coherence_results.PROBE:
             continue  # told there, in one table of cases
         found = [row for row in rows if kinds[row["probe"]] == probe]
+        medians = rootfs_tables(run, found) if probe == rootfs_results.PROBE else [_medians(run, found)]
         blocks: list[Block] = [Text(_SAYS[probe])] if probe in _SAYS else []
-        blocks += [*probe_figures(run, probe), _medians(run, found), _intervals(run, found)]
+        blocks += [*probe_figures(run, probe), *medians, _intervals(run, found)]
         if run.accelerator == "tcg" and any("seconds" in row["metric"] for row in found):
             blocks.insert(0, Text(TCG_BANNER, "warning"))
         yield Section(f"probe-{probe.replace('_', '-')}", f"Probe: {probe.replace('_', ' ')}", blocks)

@@ -22,6 +22,7 @@ from . import (
     path_length,
     reclaim,
     reread,
+    rootfs,
     semantic_gap,
 )
 from .scene import Probe, Probed, ProbeError, Scene
@@ -43,6 +44,7 @@ PROBES: Final[dict[str, Probe]] = {
         path_length.PROBE,
         reclaim.PROBE,
         reread.PROBE,
+        rootfs.PROBE,
         semantic_gap.PROBE,
     )
 }

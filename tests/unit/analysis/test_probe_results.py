@@ -80,3 +80,33 @@ def test_rows_of_a_sweep_are_told_apart() -> None:
     rows = [row("gfs_direct", "saved_bytes", 1 << 20, n=1) | {"probe": name} for name in plan["probes"]]
     (section,) = probe_sections(run, {"probes": rows})
     assert [cells[0].text for cells in section.blocks[0].rows] == ["gfs_direct, scan 100", "gfs_direct, scan 900"]
+
+
+def test_guests_that_boot_from_the_path_have_tables_of_their_own() -> None:
+    stages = ("booted", "executed", "more")
+    values = {
+        f"{stage}_{what}_bytes": 3 << 20
+        for stage in stages
+        for what in ("held", "host_cache", "guests_cache", "crossed")
+    }
+    values |= {f"{stage}_copies_ratio": 1.5 for stage in stages}
+    myfs = values | {"booted_requests_count": 1234, "booted_map_requests_count": 6, "busy_on_host_count": 2}
+    plan = {"probes": {"rootfs": {"probe": "rootfs", "parameters": {}}}}
+    run = cast(Run, SimpleNamespace(accelerator="tcg", hosts=["kvm1"], plan=plan, ok=lambda kind: []))
+    rows = [
+        row(label, metric, value, n=1) | {"probe": "rootfs"}
+        for label, metrics in (("virtiofs_auto", values), ("myfs", myfs))
+        for metric, value in metrics.items()
+    ]
+    (section,) = probe_sections(run, {"probes": rows})
+    _, held, asked, intervals = section.blocks
+    assert [cell.text for cell in held.rows[0]] == ["virtiofs_auto", "booted", "3.0", "3.0", "3.0", "1.50"]
+    assert [[cell.text for cell in cells] for cells in asked.rows] == [
+        ["virtiofs_auto", "booted", "3.0", "", "", ""],
+        ["virtiofs_auto", "programs executed", "3.0", "", "", ""],
+        ["virtiofs_auto", "the same again", "3.0", "", "", ""],
+        ["myfs", "booted", "3.0", "1,234", "6", ""],
+        ["myfs", "programs executed", "3.0", "", "", ""],
+        ["myfs", "the same again", "3.0", "", "", "2"],
+    ]
+    assert intervals.folded

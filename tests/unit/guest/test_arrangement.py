@@ -85,6 +85,53 @@ def test_myfs_is_served_by_hostfsd() -> None:
     assert argv[argv.index("--inode-dax") + 1] == "64K"
 
 
+@pytest.mark.parametrize(
+    ("system", "root", "scratch"),
+    [
+        ("gfs", "root=/dev/vdb rootfstype=ext4 rootflags=ro,noload,noatime onecopy.root=a/tree", "/dev/vda"),
+        (
+            "gfs_pmem_dax",
+            "root=/dev/pmem0 rootfstype=ext4 rootflags=ro,noload,noatime,dax=always onecopy.root=a/tree",
+            "/dev/vda",
+        ),
+        ("virtiofs_auto", "root=onecopy rootfstype=virtiofs rootflags=rw onecopy.root=data/a/tree", None),
+        ("myfs", "root=onecopy rootfstype=virtiofs rootflags=rw onecopy.root=data/a/tree", None),
+    ],
+)
+def test_a_guest_boots_from_the_data_on_the_path_under_test(system: str, root: str, scratch: str | None) -> None:
+    plan = arrangement.arrange(spec(system, root="data"), PATHS)
+    assert plan.guest
+    assert root in qemu.cmdline(plan.guest)
+    assert "root" not in [disk.name for disk in plan.guest.disks], "the usual root is not even there"
+    if scratch:
+        assert plan.scratch_mounts[0].source == scratch
+    ordinary = arrangement.arrange(spec(system), PATHS).guest
+    assert ordinary
+    assert "root=/dev/vda rootfstype=ext4 rootflags=ro,noload,noatime" in qemu.cmdline(ordinary)
+    assert "onecopy.root" not in qemu.cmdline(ordinary)
+
+
+def test_an_emulated_guest_clears_pages_where_the_data_may_hold_programs(tmp_path: Path) -> None:
+    """TCG does not see what a daemon writes, and would go on with what it has translated of the page before."""
+    paths = HostPaths(tmp_path)
+
+    def clears(accelerator: str = "tcg") -> bool:
+        guest = arrangement.arrange(replace(spec("virtiofs_auto"), accelerator=accelerator), paths).guest
+        assert guest
+        return "init_on_alloc=1" in qemu.cmdline(guest)
+
+    assert not clears()
+    (paths.share("smoke") / "data/a/tree").mkdir(parents=True)
+    assert clears()
+    assert not clears("kvm")
+
+
+def test_mapping_everything_reaches_the_root_too() -> None:
+    guest = arrangement.arrange(spec("myfs", root="data", dax_always=True), PATHS).guest
+    assert guest
+    assert "rootflags=dax=always " in qemu.cmdline(guest)
+
+
 def test_hfs_sees_data_at_the_same_places() -> None:
     plan = arrangement.arrange(spec("hfs"), PATHS)
     assert arrangement.hfs_service(plan) == [
@@ -102,6 +149,8 @@ def test_hfs_sees_data_at_the_same_places() -> None:
         (spec("gfs", oi="native"), "unknown option 'oi'"),
         (spec("gfs", queues="two"), "queues must be a whole number"),
         (spec("gfs", queues=True), "queues must be a whole number"),
+        (spec("gfs", root="disk"), "option root: only a guest's can be the data set"),
+        (spec("hfs", root="data"), "option root: only a guest's can be the data set"),
     ],
 )
 def test_wrong_specs_are_refused(wrong: BootSpec, words: str) -> None:
