@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from . import lock, records, testbed
+from . import lock, records, testbed, units
 from .host_data import DataMissingError, DataSet, HostData, host_data
 from .paths import HostPaths
 from .state import StateMissedError, drop_host_caches, make_host_cold
@@ -84,6 +84,7 @@ def run_slice(
     leave_out: Collection[str] = (),
     bed: Testbed = testbed,
     drop_host: Callable[[], None] | None = None,
+    is_stopping: Callable[[], bool] = units.host_is_stopping,
     clock: Callable[[], float] = time.monotonic,
 ) -> Slice:
     """Run trials of ``plan`` that have no record yet, for ``seconds`` or one trial, whichever is longer; records are on the disk then.
@@ -91,7 +92,7 @@ def run_slice(
     ``leave_out``: blocks that are not worked on, and do not count as remaining.
 
     A slice of the same run that a killed controller left is ended first. When nothing remains, nothing of the run is left running but its
-    unit. Raises SliceError; whatever goes wrong in a trial or a boot is in the records.
+    unit. Raises SliceError; whatever goes wrong in a trial or a boot is in the records, unless it is that this host is being shut down.
     """
     run = _Run(paths.run(run_id))
     fd = _only_slice(run.slice_lock)
@@ -101,7 +102,7 @@ def run_slice(
         result = Slice(len(done), len(left))
         if left:
             context = _context(plan, run_id, host, paths, drop_host=drop_host, clock=clock)
-            _Worker(context, run, paths, bed, result).work(left, clock() + seconds)
+            _Worker(context, run, paths, bed, is_stopping, result).work(left, clock() + seconds)
         if not result.remaining:
             bed.sweep(paths)
         return result
@@ -112,11 +113,20 @@ def run_slice(
 class _Worker:
     """Walks over blocks; holds the boots that are alive."""
 
-    def __init__(self, context: Context, run: _Run, paths: HostPaths, bed: Testbed, result: Slice) -> None:
+    def __init__(
+        self,
+        context: Context,
+        run: _Run,
+        paths: HostPaths,
+        bed: Testbed,
+        is_stopping: Callable[[], bool],
+        result: Slice,
+    ) -> None:
         self.context = context
         self.run = run
         self.paths = paths
         self.bed = bed
+        self.is_stopping = is_stopping
         self.result = result
         self.failed_boots = run.failed_boots()
 
@@ -168,6 +178,7 @@ class _Worker:
                 self._make_host_cold(data)  # they read it while they start
             boots = self._boot_all(specs)
         except BootError as error:
+            self._only_where_the_host_stays()
             # On the disk: a boot that needs its whole deadline ends the slice, and the next must not start counting anew.
             if self.run.count_failed_boot(block) >= FAILED_BOOTS:
                 message = f"{FAILED_BOOTS} boots of {specs[0].label} failed, the last one: {error}"
@@ -205,12 +216,21 @@ class _Worker:
 
     def _run_one(self, trial: Mapping[str, Any], boots: list[Boot], data: HostData) -> list[Boot]:
         record, fit = run_trial(self.context, trial, boots, data)
+        if record["status"] != "ok":
+            self._only_where_the_host_stays()
         self._record(record)
         if fit:
             return boots
         for boot in boots:
             boot.stop()
         return []
+
+    def _only_where_the_host_stays(self) -> None:
+        """What a shutdown broke is no result: the trial has no record and is done again."""
+        if self.is_stopping():
+            raise SliceError(
+                "this host is being shut down: no record is lost, run the same command again when it is back"
+            )
 
     def _record(self, record: Record) -> None:
         records.append(self.run.results, record)

@@ -139,6 +139,15 @@ def listed(pattern: str) -> list[str]:
     return [line.split()[0] for line in shown.splitlines() if line.split()]
 
 
+def host_is_stopping() -> bool:
+    """Whether this host is being shut down: its guests are ended then, which says nothing about them."""
+    try:
+        shown = subprocess.run(["systemctl", "is-system-running"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return False
+    return shown.stdout.strip() == "stopping"
+
+
 def last_words(name: str) -> str:
     """The last line that a unit's processes wrote to the journal."""
     shown = run(

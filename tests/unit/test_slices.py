@@ -190,6 +190,28 @@ def test_death_fails_that_trial_alone_and_boots_anew(paths: HostPaths, reason: s
     assert len(bed.booted) == 2
 
 
+@pytest.mark.parametrize("reason", ["guest_died", "guest_not_ready"])
+def test_what_a_shutdown_of_the_host_breaks_is_no_result(paths: HostPaths, reason: str) -> None:
+    plan = make(systems=["virtiofs_auto"])
+    bed, goes_down = FakeTestbed(paths.state, Points()), []
+
+    def go_down() -> None:
+        goes_down.append(True)
+        bed.booted[-1].dead = ("guest_died", "powered off")
+
+    if reason == "guest_died":
+        bed.points.at[40] = go_down
+    else:
+        bed.fail_boots = 1
+        goes_down.append(True)
+    with pytest.raises(slices.SliceError, match="this host is being shut down"):
+        slices.run_slice(plan, RUN, "box1", paths, bed=bed, drop_host=lambda: None, is_stopping=lambda: bool(goes_down))
+    assert {record["status"] for record in found(paths)} <= {"ok"}
+    again = FakeTestbed(paths.state)
+    assert go(plan, paths, again).remaining == 0
+    assert [record["status"] for record in found(paths)] == ["ok"] * len(plan["trials"])
+
+
 def test_a_guest_that_dies_in_a_fleet_is_a_record_with_its_console_and_the_figures_of_the_others(
     paths: HostPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
