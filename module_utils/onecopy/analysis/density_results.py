@@ -12,6 +12,7 @@ from .document import Block, Column, Figure, Figures, Section, Table, Text, text
 from .results import row_name
 from .stored_run import Run, group
 from .tradeoffs import TRADE_OFFS, TradeOff
+from .verdicts import TCG_REASON
 
 Row = Mapping[str, Any]
 MIB: Final = 1 << 20
@@ -37,6 +38,12 @@ _WHOLE: Final = (
     ("", "host_used_bytes", "host's own"),
     ("", "used_bytes", "machine in use"),
 )
+_TIMES: Final = (
+    ("all_ready_seconds", "all guests ready"),
+    ("slowest_start_seconds", "slowest guest's start"),
+    ("first_read_seconds", "first guest's read"),
+    ("later_read_seconds", "a later guest's read"),
+)
 _HELD: Final = "Memory that guests, QEMUs and daemons hold, and the host's cache of their storage"
 _DASHED: Final = "what is dashed lies beyond the measured numbers of guests: extrapolated, not measured"
 
@@ -58,6 +65,7 @@ def density_sections(run: Run, summary: Row) -> Iterator[Section]:
         _ledger_figures(run, summary),
         _ledger_table(run, summary),
         _ranking(run, summary, rows, most),
+        _starts(run, summary),
         _given_up(run, rows),
     ]
     yield Section("density", "Many guests", blocks)
@@ -274,6 +282,18 @@ def _ranking(run: Run, summary: Row, rows: Sequence[Row], most: int) -> Table:
         cells,
         f"Systems in order: by the memory that one more guest takes (1 to {most} guests), and by cost: bytes moved below the guests' programs, then scanning",
     )
+
+
+def _starts(run: Run, summary: Row) -> Table:
+    columns = [Column("system"), Column("guests", align="right")]
+    columns += [Column(words, "seconds", "right") for _, words in _TIMES]
+    rows = [
+        text_row(name, str(guests), *(f"{found[metric]:.2f}" if metric in found else "" for metric, _ in _TIMES))
+        for name, by_guests in _holders(run, summary).items()
+        for guests, found in sorted(by_guests.items())
+    ]
+    caption = "Time to start and to read" + (f" ({TCG_REASON})" if run.accelerator == "tcg" else "")
+    return Table(columns, rows, caption, folded=True)
 
 
 def _given_up(run: Run, rows: Sequence[Row]) -> Table:

@@ -55,6 +55,7 @@ def run(counts: tuple[int, ...] = (1, 2, 4), noise: float = 0.0) -> Run:
                 "held_bytes": (memory + noise * (-1) ** number) * MIB,
                 "storage_bytes": storage * MIB,
                 "host_data_bytes": 40 * MIB,
+                "all_ready_seconds": 4.0 * guests,
                 "guests_used_bytes": 80 * guests * MIB,
                 "moved_per_read_ratio": 2.0 if system == "gfs_private" else 0.02,
             }
@@ -105,6 +106,7 @@ def section_of(measured: Run) -> dict[str, Any]:
         "holders",
         "ledger",
         "ranking",
+        "starts",
         "given_up",
     )
     return dict(zip(names, section.blocks, strict=True))
@@ -132,6 +134,8 @@ def test_systems_are_ranked_by_memory_per_guest_and_by_cost_with_what_they_give_
         ["1", "2", "gfs_private (merged)", "90.0"],
         ["2", "1", "myfs", "110.0"],
     ]
+    assert [cell.text for cell in blocks["starts"].rows[2]] == ["myfs", "4", "16.00", "", "", ""]
+    assert blocks["starts"].caption.endswith("(times under TCG are not claims)")
     assert [cells[0].text for cells in blocks["given_up"].rows] == ["myfs", "gfs_private"]
     assert all(cell.text for cells in blocks["given_up"].rows for cell in cells)
     assert [cell.text for cell in blocks["copies"].rows[0]] == [

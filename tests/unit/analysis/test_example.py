@@ -1,4 +1,4 @@
-"""reports/example is what this kit makes of its records: a reader must not be shown an older kit's format."""
+"""The examples are what this kit makes of their records: a reader must not be shown an older kit's format."""
 
 from __future__ import annotations
 
@@ -13,23 +13,28 @@ from ansible.module_utils.onecopy.analysis.stored_run import Run, load
 
 PROJECT = Path(__file__).resolve().parents[3]
 EXAMPLE = PROJECT / "reports/example"
-CURE = "render it anew with: ./onecopy report reports/example"
+CURE = "render it anew with: ./onecopy report reports/{}"
+
+
+@pytest.fixture(scope="module", params=["example"])
+def directory(request: pytest.FixtureRequest) -> Path:
+    return PROJECT / "reports" / str(request.param)
 
 
 @pytest.fixture(scope="module")
-def run() -> Run:
-    return load(EXAMPLE)
+def run(directory: Path) -> Run:
+    return load(directory)
 
 
-def test_its_summary_is_what_its_records_give(run: Run) -> None:
+def test_its_summary_is_what_its_records_give(run: Run, directory: Path) -> None:
     rebuilt = rebuilt_summary(run, (PROJECT / "experiments/claims.yml").read_bytes())
-    assert rebuilt == (EXAMPLE / "summary.json").read_bytes(), CURE
+    assert rebuilt == (directory / "summary.json").read_bytes(), CURE.format(directory.name)
 
 
-def test_its_page_is_what_its_summary_gives(run: Run) -> None:
-    summary = json.loads((EXAMPLE / "summary.json").read_text())
+def test_its_page_is_what_its_summary_gives(run: Run, directory: Path) -> None:
+    summary = json.loads((directory / "summary.json").read_text())
     pages = report.render(report.document(run, summary), PROJECT / "roles/report/templates")
-    assert pages["report.md"] == (EXAMPLE / "report.md").read_text(), CURE
+    assert pages["report.md"] == (directory / "report.md").read_text(), CURE.format(directory.name)
 
 
 def test_it_is_a_real_run_of_a_committed_kit(run: Run) -> None:

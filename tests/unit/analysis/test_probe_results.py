@@ -42,6 +42,12 @@ def test_systems_stand_down_and_metrics_across_with_their_units() -> None:
     assert intervals.folded
 
 
+def test_one_boot_has_no_table_of_intervals_and_a_wide_table_is_closed() -> None:
+    (section,) = sections("kvm", *(row("gfs", f"number_{metric}_count", metric, n=1) for metric in range(13)))
+    (medians,) = section.blocks
+    assert medians.folded
+
+
 def test_emulated_seconds_come_with_their_warning() -> None:
     (section,) = sections("tcg", row("gfs", "hello_seconds", 1.5, n=1))
     assert section.blocks[0].tone == "warning"
