@@ -149,7 +149,7 @@ class _Worker:
         waiting = list(trials)
         while waiting:
             if not boots:
-                boots = self._boot(block, specs, waiting, data)
+                boots = self._boot(block, specs, waiting)
                 if not boots:
                     if not waiting:
                         break
@@ -168,14 +168,12 @@ class _Worker:
         found = [self.bed.attach(spec, self.paths) for spec in specs]
         return [boot for boot in found if boot is not None] if None not in found else []
 
-    def _boot(
-        self, block: str, specs: Sequence[BootSpec], waiting: list[Mapping[str, Any]], data: HostData
-    ) -> list[Boot]:
+    def _boot(self, block: str, specs: Sequence[BootSpec], waiting: list[Mapping[str, Any]]) -> list[Boot]:
         """New boots with no other guest alive; none when one failed. After FAILED_BOOTS the block's trials are recorded as failed."""
         self.bed.sweep(self.paths)
         try:
             if "root" in specs[0].options:
-                self._make_host_cold(data)  # they read it while they start
+                self._make_host_cold(specs[0])  # they read it while they start
             boots = self._boot_all(specs)
         except BootError as error:
             self._only_where_the_host_stays()
@@ -193,10 +191,10 @@ class _Worker:
             self.result.boots.append(entry)
         return boots
 
-    def _make_host_cold(self, data: HostData) -> None:
-        """Raises BootError."""
+    def _make_host_cold(self, spec: BootSpec) -> None:
+        """Evict the data that all guests have in common; what is a guest's own is made at its boot. Raises BootError."""
         try:
-            make_host_cold(data, self.context.drop_host)
+            make_host_cold(host_data(SYSTEMS[spec.system], spec.dataset, self.paths), self.context.drop_host)
         except StateMissedError as missed:
             raise BootError("state_missed", str(missed)) from missed
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 from ansible.module_utils.onecopy import io_path
-from ansible.module_utils.onecopy.probes import Probed, ProbeError, Scene, rootfs
+from ansible.module_utils.onecopy.probes import Probed, ProbeError, Scene, rootfs, why_unsuitable
 from ansible.module_utils.onecopy.systems import SYSTEMS
 
 PAGE = 4096
@@ -111,6 +111,11 @@ def test_virtiofsd_counts_no_requests_so_none_are_told(monkeypatch: pytest.Monke
     metrics = probe(monkeypatch, share, "virtiofs_auto").metrics
     assert metrics["booted_crossed_bytes"] == 10 * PAGE
     assert not [name for name in metrics if "requests" in name]
+
+
+def test_images_that_are_copied_at_boot_are_left_out() -> None:
+    assert "the host's cache of it is warm" in str(why_unsuitable(rootfs.PROBE, SYSTEMS["gfs_private"], {}))
+    assert why_unsuitable(rootfs.PROBE, SYSTEMS["gfs_shared_base"], {}) is None
 
 
 def test_guests_with_another_root_are_refused() -> None:

@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 from ansible.module_utils.onecopy import plan as planning
 from ansible.module_utils.onecopy import records, slices
-from ansible.module_utils.onecopy.host_data import ShareData
+from ansible.module_utils.onecopy.host_data import ImageData, ShareData
 from ansible.module_utils.onecopy.paths import HostPaths
 from ansible.module_utils.onecopy.probes import PROBES, Probed, Scene
 from fake_testbed import FakeTestbed, Points
@@ -382,3 +382,27 @@ def test_a_host_whose_cache_cannot_be_emptied_boots_nobody_from_it(
     go(plan, paths, bed)
     assert not bed.booted
     assert all("stay in the host's cache" in record["message"] for record in found(paths))
+
+
+def test_what_guests_have_of_their_own_is_not_looked_for_before_their_boot(
+    paths: HostPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = paths.image("tiny", "gfs_shared_base")
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"x" * 40960)
+    paths.image_manifest("tiny").parent.mkdir(parents=True, exist_ok=True)
+    paths.image_manifest("tiny").write_text(json.dumps({"gfs_shared_base": {"ranges": {}}}))
+    systems = [{"system": "gfs_shared_base", "options": {"root": "data"}}]
+    plan = planning.make_plan(EXPERIMENT | {"systems": systems, "host_cache": ["cold"]}, ABLE)
+    bed = FakeTestbed(paths.state)
+    resident: list[int] = []
+    boot = bed.boot
+
+    def watched(*arguments: Any) -> Any:
+        resident.append(ImageData(image, {}).residency().resident_pages)
+        return boot(*arguments)
+
+    monkeypatch.setattr(bed, "boot", watched)
+    ImageData(image, {}).prefetch()
+    go(plan, paths, bed)
+    assert resident == [0]

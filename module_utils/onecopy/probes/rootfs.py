@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from .. import cachestat, io_path
+from ..systems import System
 from .scene import Probe, Probed, ProbeError, Scene
 
 _CALL_SECONDS: Final = 60.0
@@ -113,4 +114,13 @@ def is_open_for_writing(path: str) -> bool:
     return False
 
 
-PROBE: Final = Probe("rootfs", run, seconds=25.0)
+def _unsuitable(system: System, parameters: Mapping[str, Any]) -> str | None:
+    del parameters
+    return (
+        "every guest's image is copied at its boot, so the host's cache of it is warm"
+        if system.own_image == "copy"
+        else None
+    )
+
+
+PROBE: Final = Probe("rootfs", run, {}, _unsuitable, seconds=25.0)
