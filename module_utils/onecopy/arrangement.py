@@ -37,6 +37,8 @@ _OPTIONS = frozenset(
         "cache",
         "device",
         "root",
+        "discard",
+        "read_ahead_kb",
     }
 )
 
@@ -49,7 +51,8 @@ class BootSpec:
     ``options`` are tuning factors: ``aio`` (threads, native, io_uring), ``iothread`` (bool), ``queues``, ``queue_size``; hostfsd's
     ``window_mib``, ``inode_dax_kib``, ``dax_always`` (bool), ``cache``; ``icount`` (bool), ``cpu_model``; ``memory`` (memfd, private,
     private_merge), ``reclaim`` (balloon, reporting, virtio_mem), ``scratch_mib``; ``device`` (a profile of device_limit.py); ``root`` (data: the guest
-    boots from the data set, which must be a root tree).
+    boots from the data set, which must be a root tree); ``discard`` (bool: what the guest discards of its disks is freed on the host);
+    ``read_ahead_kb`` of the store and of the guest's mounts.
     """
 
     system: str
@@ -112,6 +115,17 @@ class Arrangement:
     def files(self) -> list[Path]:
         """Image files that are made at its boot and go with it."""
         return [path for path in (self.scratch_image, self.own_image) if path is not None]
+
+    @property
+    def mounted_images(self) -> dict[str, Path]:
+        """Raw images of file systems by where the guest mounts them: that of the data, and of the scratch."""
+        if self.guest is None:
+            return {}
+        targets = {"data": "/data", "scratch": SCRATCH}
+        found = {
+            targets[disk.name]: disk.path for disk in self.guest.disks if disk.name in targets and disk.format == "raw"
+        }
+        return found | ({"/data": self.guest.pmem.path} if self.guest.pmem else {})
 
     @property
     def share_scratch(self) -> Path:
@@ -254,6 +268,7 @@ def _guest(spec: BootSpec, system: System, paths: HostPaths, scratch: Path | Non
         "queues": _int(options, "queues", 1),
         "queue_size": _int(options, "queue_size", 256),
         "has_iothread": bool(options.get("iothread", False)),
+        "discards": bool(options.get("discard", False)),
     }
     if scratch is not None:
         disks.append(qemu.Disk("scratch", scratch, _SCRATCH_SLOT, is_readonly=False, **tuning))

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from . import cachestat, dataset, page_frames
+from .host_data import HostData, ImageData, ImagesData
 from .page_frames import PageFramesError, Source
+from .paths import HostPaths
+from .systems import System
+from .testbed import Boot
+
+_PARTS: Final = ("a/large", "a/small")
 
 
 def wanted_pages(manifest: Path, parts: Collection[str]) -> set[bytes]:
@@ -20,6 +26,40 @@ def wanted_pages(manifest: Path, parts: Collection[str]) -> set[bytes]:
         return {digest for path, digests in pages if path.partition("/")[0] in parts for digest in digests}
     except FileNotFoundError as error:
         raise PageFramesError(f"{error.filename}: is missing: make the data set (role dataset) again") from error
+
+
+def around(
+    paths: HostPaths, dataset_name: str, system: System, data: HostData, boots: Sequence[Boot]
+) -> dict[str, Any]:
+    """page_frames.summary() of tree a: the host's cache of ``data``, these boots' guests and daemons. The twin has the same content.
+
+    A guest's free pages hold what it once cached, so this says how often data are cached only before they were read for the first time.
+    Raises PageFramesError, OSError.
+    """
+    share = [str(paths.share(dataset_name) / "data" / "a")] if system.storage == "share" else []
+    images = [
+        (image.image, [piece for part in _PARTS for piece in image.ranges.get(part, ())]) for image in images_of(data)
+    ]
+    qemus = [boot.qemu_pid for boot in boots if boot.qemu_pid is not None]
+    return count(
+        paths.dataset_manifest(dataset_name),
+        ("large", "small"),
+        paths=share,
+        images=images,
+        guests=qemus,
+        daemons=[boot.daemon_pid for boot in boots if boot.daemon_pid is not None],
+        mapped=[(pid, image) for image, _ in images for pid in qemus] if system.path == "pmem" else [],
+    )
+
+
+def images_of(data: HostData) -> Sequence[ImageData]:
+    """The images that hold the data; none where a share does."""
+    match data:
+        case ImagesData(images):
+            return images
+        case ImageData() as image:
+            return [image]
+    return []
 
 
 def count(

@@ -124,9 +124,10 @@ def workloads(experiment: Mapping[str, Any]) -> dict[str, Workload]:
 
 
 def labelled_systems(experiment: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """``systems`` in its long form: ``system``, ``label`` (the system's name where none is given), ``options``; once for every ``device``.
+    """``systems`` in its long form: ``system``, ``label`` (the system's name where none is given), ``options``; once for every value of
+    ``device`` and ``read_ahead_kb``.
 
-    On another device than the host's own its name is appended to the label.
+    What is not as on the host itself is appended to the label: ``gfs_hdd``, ``gfs_ra0``.
     """
     systems: list[dict[str, Any]] = [
         {"label": entry["system"], "options": {}, **entry}
@@ -134,13 +135,19 @@ def labelled_systems(experiment: Mapping[str, Any]) -> list[dict[str, Any]]:
         else {"system": entry, "label": entry, "options": {}}
         for entry in experiment["systems"]
     ]
-    return [
-        entry
-        if device == AS_IS
-        else {**entry, "label": f"{entry['label']}_{device}", "options": {**entry["options"], "device": device}}
-        for device in experiment.get("device", [AS_IS])
-        for entry in systems
-    ]
+    for option, ending in (("device", "_{}"), ("read_ahead_kb", "_ra{}")):
+        systems = [
+            entry
+            if value == AS_IS
+            else {
+                **entry,
+                "label": entry["label"] + ending.format(value),
+                "options": {**entry["options"], option: value},
+            }
+            for value in experiment.get(option, [AS_IS])
+            for entry in systems
+        ]
+    return systems
 
 
 def labelled_probes(experiment: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -197,6 +204,10 @@ def _check_systems(experiment: Mapping[str, Any], name: str) -> None:
                 "give it another with {system: NAME, label: TEXT}"
             )
         labels[entry["label"]] = position
+        if "read_ahead_kb" in entry["options"] and "read_ahead_kb" in experiment.get("settings", {}):
+            raise ExperimentError(
+                f"{name}: settings.read_ahead_kb: systems have readaheads of their own: give one of both"
+            )
         if SYSTEMS[entry["system"]].storage == "share" and entry["options"].get("memory", "memfd") != "memfd":
             raise ExperimentError(
                 f"{name}: systems[{position}].options.memory: {entry['options']['memory']!r}: a share's daemon (vhost-user) maps its guest's memory, "

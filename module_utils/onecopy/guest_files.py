@@ -1,4 +1,4 @@
-"""Image files that belong to one guest alone: made at its boot, gone with it."""
+"""Image files that belong to one guest alone, made at its boot and gone with it; and the root image mounted for the `hfs` chroot."""
 
 from __future__ import annotations
 
@@ -49,3 +49,15 @@ def make(plan: Arrangement, paths: HostPaths, user: struct_passwd) -> None:
             timeout_seconds=_QEMU_IMG_SECONDS,
         )
     os.chown(own, user.pw_uid, user.pw_gid)
+
+
+def mount_root(plan: Arrangement, paths: HostPaths) -> None:
+    """Mount the guest's root image for the chroot, past the host's page cache of the image."""
+    plan.root.mkdir()
+    attach_argv = ["losetup", "--find", "--show", "--read-only", "--direct-io=on", str(paths.guest / "root.img")]
+    device = run(attach_argv).strip()
+    try:
+        run(["mount", "-t", "ext4", "-o", "ro,noload,noatime", device, str(plan.root)])
+    finally:
+        # Still used by the mount, the device goes with it; otherwise now.
+        run(["losetup", "-d", device])

@@ -38,7 +38,17 @@ _FUSE: Final = {
     "write_bytes": "write_bytes",
     "errors": "errors",
 }
-_FUSE_REQUESTS: Final = {"READ": "read_requests", "SETUPMAPPING": "map_requests", "REMOVEMAPPING": "unmap_requests"}
+# By kind, those that a read or a write is made of; all others are in ``requests`` alone.
+_FUSE_REQUESTS: Final = {
+    "LOOKUP": "lookup_requests",
+    "GETATTR": "getattr_requests",
+    "OPEN": "open_requests",
+    "READ": "read_requests",
+    "WRITE": "write_requests",
+    "FSYNC": "fsync_requests",
+    "SETUPMAPPING": "map_requests",
+    "REMOVEMAPPING": "unmap_requests",
+}
 # Evidence that a host was disturbed, beside its own work.
 _VMSTAT: Final = (
     "pgfault",
@@ -93,7 +103,7 @@ def snapshot(guests: Sequence[Guest] = (), daemons: Sequence[Daemon] = (), store
         "store": [device_counters(store)] if store else [],
         "host": [host_counters(Path("/proc/vmstat").read_text("ascii"), Path("/proc/stat").read_text("ascii"))],
     }
-    return {layer: _sum(each) for layer, each in layers.items() if each}
+    return {layer: add_up(each) for layer, each in layers.items() if each}
 
 
 def difference(before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]) -> Counters:
@@ -143,7 +153,9 @@ def process_totals(pid: int, proc: Path = Path("/proc")) -> dict[str, float]:
     # The second field is the command in parentheses, and may hold spaces.
     fields = (directory / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     counters["minor_faults"], counters["major_faults"] = int(fields[7]), int(fields[9])
-    counters["cpu_seconds"] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    per_second = os.sysconf("SC_CLK_TCK")
+    counters["cpu_seconds"] = (int(fields[11]) + int(fields[12])) / per_second
+    counters["user_seconds"] = int(fields[11]) / per_second
     return counters
 
 
@@ -160,18 +172,19 @@ def thread_kind(name: str, is_main: bool) -> str:
 
 def block_counters(answer: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """QEMU's block devices added up, from QMP's query-blockstats."""
-    return _sum([{ours: device["stats"][theirs] for theirs, ours in _BLOCKSTATS.items()} for device in answer])
+    return add_up([{ours: device["stats"][theirs] for theirs, ours in _BLOCKSTATS.items()} for device in answer])
 
 
 def fuse_counters(answer: Mapping[str, Any]) -> dict[str, float]:
-    """FUSE requests that a daemon served, reads and mappings apart, from hostfsd's statistics."""
+    """FUSE requests that a daemon served, all and by kind, and pages that it keeps itself (``tail_pages``), from hostfsd's statistics."""
     counters: dict[str, float] = {ours: answer[theirs] for theirs, ours in _FUSE.items()}
-    return counters | {ours: answer["requests"].get(theirs, 0) for theirs, ours in _FUSE_REQUESTS.items()}
+    counters |= {ours: answer["requests"].get(theirs, 0) for theirs, ours in _FUSE_REQUESTS.items()}
+    return counters | {"tail_pages": (answer.get("window") or {}).get("tail_pages", 0)}
 
 
 def guest_counters(counters: Mapping[str, Any]) -> dict[str, float]:
     """The runner's counters in one level: block devices added up (the root disk too), events, CPU seconds that are not idle."""
-    flat = _sum(list(counters["block"].values()))
+    flat = add_up(list(counters["block"].values()))
     flat |= {name: value for name, value in counters["vmstat"].items() if not name.startswith("nr_")}
     flat["cpu_seconds"] = sum(value for state, value in counters["cpu"].items() if state not in _IDLE)
     return flat
@@ -195,12 +208,13 @@ def disk_counters(text: str) -> dict[str, float]:
 
 
 def host_counters(vmstat: str, stat: str) -> dict[str, float]:
-    """The whole machine: faults, swap, refaults; CPU seconds busy and stolen."""
+    """The whole machine: faults, swap, refaults; CPU seconds busy, in user mode (guests included) and stolen."""
     words = (line.split() for line in vmstat.splitlines())
     counters: dict[str, float] = {name: int(value) for name, value in words if name in _VMSTAT}
     ticks = dict(zip(_CPU_STATES, map(int, stat.partition("\n")[0].split()[1:]), strict=False))
     per_second = os.sysconf("SC_CLK_TCK")
     counters["cpu_seconds"] = sum(value for state, value in ticks.items() if state not in _IDLE) / per_second
+    counters["user_seconds"] = (ticks["user"] + ticks["nice"]) / per_second
     counters["steal_seconds"] = ticks.get("steal", 0) / per_second
     return counters
 
@@ -228,7 +242,8 @@ def _thread_seconds(process: Path, pid: int) -> dict[str, float]:
     return seconds
 
 
-def _sum(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def add_up(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Counters of several parties of one kind, summed by name."""
     total: dict[str, float] = {}
     for counters in each:
         for name, value in counters.items():

@@ -127,6 +127,7 @@ def host_parts(meminfo: Mapping[str, int], cpu_lists_bytes: int) -> dict[str, in
         # Kernel stacks are in VmallocUsed; KReclaimable holds more than slabs.
         "kernel_bytes": sum(meminfo.get(name, 0) for name in kernel),
         "available_bytes": meminfo["MemAvailable"],
+        "dirty_bytes": meminfo.get("Dirty", 0) + meminfo.get("Writeback", 0),
         "swap_used_bytes": meminfo["SwapTotal"] - meminfo["SwapFree"],
     }
 
@@ -144,13 +145,16 @@ def guest_parts(guest: Guest, proc: Path = Path("/proc")) -> dict[str, int]:
         # Private memory is part of QEMU's anonymous memory.
         anonymous -= memory[1]
     parts = {"ram_bytes": memory[0], "backed_bytes": memory[1], "qemu_bytes": anonymous}
-    if guest.meminfo is not None:
-        parts |= {
-            "total_bytes": guest.meminfo["MemTotal"],
-            "free_bytes": guest.meminfo["MemFree"],
-            "cache_bytes": _cache(guest.meminfo),
-        }
-    return parts
+    return parts if guest.meminfo is None else parts | told(guest.meminfo)
+
+
+def told(meminfo: Mapping[str, int]) -> dict[str, int]:
+    """``total``, ``free`` and ``cache`` of a guest as it sees them, from its own /proc/meminfo."""
+    return {
+        "total_bytes": meminfo["MemTotal"],
+        "free_bytes": meminfo["MemFree"],
+        "cache_bytes": _cache(meminfo),
+    }
 
 
 def resident(process: Path) -> dict[str, int]:

@@ -274,9 +274,10 @@ def _order(experiment: Mapping[str, Any], combinations: Mapping[str, list[dict[s
         for label in labels:
             trials = list(combinations[label])
             random.Random(f"{experiment['seed']}/{repeat}/{label}/trials").shuffle(trials)
-            trials.sort(
-                key=lambda trial: max(1, trial["guests"])
-            )  # a block is one boot: so many guests, all its trials
+            first = next((trial for trial in trials if trial["kind"] == "residency"), None)
+            # A block is one boot: so many guests, all its trials. Frames are counted in its first one, while no freed page of the guest holds
+            # what it once cached.
+            trials.sort(key=lambda trial: (max(1, trial["guests"]), trial is not first))
             for trial in trials:
                 block = f"{repeat}-{label}" + (f"-x{trial['guests']}" if trial["guests"] > 1 else "")
                 content = {"repeat": repeat, "block": block, "label": label, **trial}

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from . import lab, paused_units, storage_ledger
 from .paths import HostPaths
 from .slices import machine_id
 
 
 def host_facts(paths: HostPaths, dataset: str) -> dict[str, Any]:
-    """Kernel, distribution, processor, memory, programs with versions, store, guest and data set."""
+    """Kernel, distribution, processor, memory, programs with versions, store, guest and data set; all that module lab_info tells; storage."""
     facts: dict[str, Any] = {"machine_id": machine_id(), "kernel": os.uname().release, "cpus": os.cpu_count()}
     facts["distribution"] = _field(Path("/etc/os-release"), "PRETTY_NAME=", "=").strip('"')
     facts["cpu_model"] = _field(Path("/proc/cpuinfo"), "model name", ":")
@@ -38,7 +40,20 @@ def host_facts(paths: HostPaths, dataset: str) -> dict[str, Any]:
     facts["images"] = {
         system: entry["sha256"] for system, entry in images.items() if isinstance(entry, dict) and "sha256" in entry
     }
+    facts["cpus_allowed"] = _field(Path("/proc/1/status"), "Cpus_allowed_list", ":")
+    facts["paused_units"] = paused_units.read_record(paths.state / "paused_units.json")
+    facts["lab"] = lab.collect(paths.store)
+    facts["storage"] = _storage(paths, dataset, [system for system in images if system in facts["images"]])
     return {name: value for name, value in facts.items() if value not in (None, "", {})}
+
+
+def _storage(paths: HostPaths, dataset: str, systems: Sequence[str]) -> dict[str, Any] | None:
+    """The storage ledger of everything that holds the data set's bytes, once: trials only read it."""
+    images = {system: path for system in systems if (path := paths.image(dataset, system)).is_file()}
+    try:
+        return storage_ledger.snapshot(paths.store, {dataset: str(paths.share(dataset))}, images)
+    except (OSError, storage_ledger.StorageError):
+        return None
 
 
 def _first_line(argv: list[str]) -> str | None:

@@ -37,6 +37,7 @@ class Disk:
     queue_size: int = 256
     has_iothread: bool = False
     format: Literal["raw", "qcow2"] = "raw"
+    discards: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +229,8 @@ def _reclaim(spec: GuestSpec) -> list[str]:
 def _disk(disk: Disk) -> list[str]:
     backend = f"if=none,id={disk.name},file={disk.path},format={disk.format},cache={disk.cache},aio={disk.aio}"
     backend += f",readonly={'on' if disk.is_readonly else 'off'}"
+    if disk.discards and not disk.is_readonly:
+        backend += ",discard=unmap"
     device = f"virtio-blk-pci,drive={disk.name},serial={disk.name},addr={disk.address:#04x},num-queues={disk.queues},queue-size={disk.queue_size}"
     if not disk.has_iothread:
         return ["-drive", backend, "-device", device]

@@ -15,30 +15,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from . import cachestat, runner_coherence, runner_workload
+from . import cachestat, runner_coherence, runner_kernel, runner_workload
 from .runner_channel import PortChannel, SocketChannel, find_port
 
 VERSION = 1
 _LINE_LIMIT = 4 << 20
 _DESCRIPTORS = 1 << 18
-_VMSTAT = frozenset(
-    {
-        "pgpgin",
-        "pgpgout",
-        "pgfault",
-        "pgmajfault",
-        "pgscan_kswapd",
-        "pgscan_direct",
-        "pgsteal_kswapd",
-        "pgsteal_direct",
-        "workingset_refault_file",
-        "workingset_activate_file",
-        "pswpin",
-        "pswpout",
-        "nr_dirty",
-        "nr_writeback",
-    }
-)
 _MOUNT_FLAGS = {"ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8, "remount": 32, "noatime": 1024, "bind": 4096}
 _RB_POWER_OFF = 0x4321FEDC
 
@@ -88,10 +70,10 @@ class Runner:
         """Who answers."""
         return {
             "version": VERSION,
-            "boot_id": _read("/proc/sys/kernel/random/boot_id").strip(),
+            "boot_id": runner_kernel.read("/proc/sys/kernel/random/boot_id").strip(),
             "kernel": os.uname().release,
             "python": "{}.{}.{}".format(*sys.version_info[:3]),
-            "uptime_seconds": float(_read("/proc/uptime").split()[0]),
+            "uptime_seconds": float(runner_kernel.read("/proc/uptime").split()[0]),
         }
 
     def op_mount(self, source: str, target: str, fstype: str, options: str) -> Result:
@@ -191,44 +173,30 @@ class Runner:
         return {}
 
     def op_run(self, pipeline: list[list[str]], timeout_seconds: float, cwd: str = "/") -> Result:
-        """Run one workload; it is ended when the host goes away. ``busy_seconds`` where this guest can tell (see busy_seconds)."""
-        before = busy_seconds() if self.is_guest else None
+        """Run one workload; it is ended when the host goes away. ``busy_seconds`` where this guest can tell (see runner_kernel)."""
+        before = runner_kernel.busy_seconds() if self.is_guest else None
         result = runner_workload.run(pipeline, timeout_seconds, cwd, self.channel)
-        after = busy_seconds() if before is not None else None
+        after = runner_kernel.busy_seconds() if before is not None else None
         if before is not None and after is not None:
             result["busy_seconds"] = after - before
         return result
 
+    def op_facts(self) -> Result:
+        """What may make one guest differ from another."""
+        return runner_kernel.facts()
+
+    def op_read_ahead(self, target: str, kib: int) -> Result:
+        """Set the readahead of what is mounted there."""
+        runner_kernel.set_read_ahead(target, kib)
+        return {}
+
     def op_memory(self) -> Result:
-        """/proc/meminfo in bytes; what is no size (HugePages_Total, …) is left out."""
-        words = (line.split() for line in _read("/proc/meminfo").splitlines())
-        return {word[0].rstrip(":"): int(word[1]) * 1024 for word in words if word[2:] == ["kB"]}
+        """/proc/meminfo in bytes."""
+        return runner_kernel.memory()
 
     def op_counters(self) -> Result:
         """What crossed the block layer, chosen events of the memory manager, and CPU seconds by state."""
-        block = {}
-        for device in sorted(os.listdir("/sys/block")):
-            field = [int(word) for word in _read(f"/sys/block/{device}/stat").split()]
-            if field[0] or field[4]:
-                block[device] = {
-                    "read_requests": field[0],
-                    "read_bytes": field[2] * 512,
-                    "write_requests": field[4],
-                    "write_bytes": field[6] * 512,
-                }
-        vmstat = {
-            name: int(value)
-            for name, value in (line.split() for line in _read("/proc/vmstat").splitlines())
-            if name in _VMSTAT
-        }
-        ticks = _read("/proc/stat").partition("\n")[0].split()[1:]
-        states = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
-        per_second = os.sysconf("SC_CLK_TCK")
-        return {
-            "block": block,
-            "vmstat": vmstat,
-            "cpu": {state: int(tick) / per_second for state, tick in zip(states, ticks, strict=False)},
-        }
+        return runner_kernel.counters()
 
     def op_watch(self, cases: list[dict[str, Any]]) -> Result:
         """Begin to watch files, each in one way (runner_coherence.py); what is seen first."""
@@ -327,32 +295,6 @@ def _unknown(**arguments: object) -> Result:
 
 def _failure(request_id: object, reason: str, message: str) -> Result:
     return {"id": request_id, "ok": False, "error": {"reason": reason, "message": message}}
-
-
-def busy_seconds(text: str | None = None) -> float | None:
-    """Seconds since boot in which the only CPU worked for anybody, interrupts included, to the nanosecond.
-
-    None with several CPUs, of which the idle ones do not tell how long they have been so.
-    """
-    if text is None:
-        try:
-            text = _read("/proc/timer_list")
-        except OSError:
-            return None
-    now, idle, cpus = 0, 0, 0
-    for line in text.splitlines():
-        if line.startswith("now at "):
-            now = int(line.split()[2])
-        elif line.startswith("cpu: "):
-            cpus += 1
-        elif line.startswith(("  .idle_sleeptime", "  .iowait_sleeptime")):
-            idle += int(line.split(":")[1].split()[0])
-    return (now - idle) / 1e9 if cpus == 1 else None
-
-
-def _read(path: str) -> str:
-    with open(path, encoding="ascii") as file:
-        return file.read()
 
 
 def _raise_descriptor_limit() -> None:

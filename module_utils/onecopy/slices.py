@@ -42,9 +42,9 @@ class Testbed(Protocol):
 
 @dataclass
 class Slice:
-    """What one slice did. ``boots`` has one entry per new boot: label, system, boot_id, kernel, command_lines.
+    """What one slice did. ``boots`` has one entry per new boot: label, system, boot_id, kernel, facts, command_lines.
 
-    Of a fleet the first guest has ``command_lines``, and the others ``like``, its boot_id: theirs are the same but for the guest's name.
+    Of a fleet the first guest has ``facts`` and ``command_lines``, and the others ``like``, its boot_id: theirs are the same but for the guest's name.
     """
 
     done: int
@@ -184,10 +184,12 @@ class _Worker:
                     self._record(not_run(self.context, waiting.pop(0), "guest_not_ready", message, error.console))
             return []
         for spec, boot in zip(specs, boots, strict=True):
+            boot.is_fresh = True
             entry: dict[str, Any] = {"label": spec.label, "system": spec.system, "boot_id": boot.boot_id}
             entry["kernel"] = boot.runner.hello.get("kernel")
             # A fleet's command lines differ in the guest's name alone, and there may be hundreds of them.
-            entry |= {"command_lines": boot.command_lines} if boot is boots[0] else {"like": boots[0].boot_id}
+            own = {"facts": boot.facts, "command_lines": boot.command_lines}
+            entry |= own if boot is boots[0] else {"like": boots[0].boot_id}
             self.result.boots.append(entry)
         return boots
 

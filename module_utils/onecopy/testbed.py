@@ -14,11 +14,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from . import arrangement, console_log, device_limit, guest_files, image, qemu, units
+from . import arrangement, console_log, guest_files, host_options, image, qemu, units
 from .arrangement import DATA_ROOTS, SCRATCH, Arrangement, BootSpec, Mount
 from .cachestat import OWN_TREE
 from .commands import CommandError, run
 from .daemon import DaemonError
+from .device_limit import DeviceLimitError
+from .knobs import KnobError
 from .paths import RUNTIME, HostPaths
 from .runner_client import RunnerClient, RunnerError, RunnerLost
 
@@ -60,6 +62,8 @@ class Boot:
         self.hello_seconds: float | None = None
         self.started_at: float | None = None
         self.ready_at: float | None = None
+        self.facts: dict[str, Any] = {}
+        self.is_fresh = False
         self.data_roots = dict(DATA_ROOTS)
         self.scratch = SCRATCH
         self._pidfds: list[int] = []
@@ -112,12 +116,13 @@ class Boot:
         for pidfd in self._pidfds:
             os.close(pidfd)
         self._pidfds.clear()
-        device_limit.lift()
+        host_options.undo(self.plan.share)
         _clear(self.plan.spec.name, self.plan.files)
 
     def _mount(self, mounts: tuple[Mount, ...]) -> None:
         for mount in mounts:
             self.runner.call("mount", _MOUNT_SECONDS, **dataclasses.asdict(mount))
+        host_options.apply_in_guest(self.plan.spec.options, self.runner, _targets(mounts))
 
     def _find_pids(self) -> None:
         """Ask systemd which processes these are. Raises BootError when one is gone."""
@@ -157,8 +162,7 @@ def boot(spec: BootSpec, paths: HostPaths, deadline_seconds: float = 60) -> Boot
         _meet(booted, deadline_seconds)
         booted.started_at, booted.ready_at = began, time.monotonic()
         _save(booted)
-        if "device" in spec.options:
-            device_limit.limit(paths.store, str(spec.options["device"]))
+        host_options.apply(spec.options, paths.store)
     except BaseException as error:
         failure = _as_boot_error(error, plan)
         if failure is not None:
@@ -212,7 +216,7 @@ def leftovers(paths: HostPaths) -> list[str]:
 
 def sweep(paths: HostPaths) -> list[str]:
     """End whatever a killed run left: units, mounts, sockets, scratch; return the names of the guests. A second call finds nothing to do."""
-    device_limit.lift()
+    host_options.undo(paths.store)
     names = leftovers(paths)
     for name in names:
         units.remove([template.format(name) for template in units.TEMPLATES])
@@ -251,7 +255,7 @@ def _start(plan: Arrangement, paths: HostPaths) -> Boot:
         _empty(plan.share_scratch)
     guest_files.make(plan, paths, user)
     if plan.guest is None:
-        _mount_root(plan, paths)
+        guest_files.mount_root(plan, paths)
         shutil.copytree(paths.guest / "runner", plan.directory / "runner")
         commands["runner"] = arrangement.hfs_argv()
         texts[plan.unit] = units.drop_in(commands["runner"], arrangement.hfs_service(plan))
@@ -283,6 +287,7 @@ def _meet(booted: Boot, deadline_seconds: float) -> None:
     booted.hello_seconds = time.monotonic() - started
     booted._find_pids()
     booted._mount(booted.plan.data_mounts + booted.plan.scratch_mounts)
+    booted.facts = booted.runner.call("facts", _MOUNT_SECONDS)
 
 
 def _wait_for(socket_path: Path, unit: str, plan: Arrangement, seconds: float) -> None:
@@ -311,7 +316,7 @@ def _as_boot_error(error: BaseException, plan: Arrangement) -> BootError | None:
             return BootError(error.reason, error.message)
         case RunnerLost():
             return BootError(*_why_lost(error, plan))
-        case CommandError() | DaemonError() | device_limit.DeviceLimitError() | ValueError() | OSError():
+        case CommandError() | DaemonError() | DeviceLimitError() | KnobError() | ValueError() | OSError():
             return BootError("internal", str(error))
     return None
 
@@ -360,18 +365,6 @@ def _clear(name: str, files: Iterable[Path]) -> None:
 def _unlink(files: Iterable[Path]) -> None:
     for file in files:
         file.unlink(missing_ok=True)
-
-
-def _mount_root(plan: Arrangement, paths: HostPaths) -> None:
-    """Mount the guest's root image for the chroot, past the host's page cache of the image."""
-    plan.root.mkdir()
-    attach_argv = ["losetup", "--find", "--show", "--read-only", "--direct-io=on", str(paths.guest / "root.img")]
-    device = run(attach_argv).strip()
-    try:
-        run(["mount", "-t", "ext4", "-o", "ro,noload,noatime", device, str(plan.root)])
-    finally:
-        # Still used by the mount, the device goes with it; otherwise now.
-        run(["losetup", "-d", device])
 
 
 def _empty(directory: Path) -> None:

@@ -9,16 +9,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from . import measure, state
+from . import dataset_frames, measure, sample, state
 from .host_data import DataSet, HostData
+from .page_frames import PageFramesError
 from .paths import HostPaths
 from .probes import PROBES, ProbeError, Scene
 from .runner_client import RunnerError, RunnerLost
-from .systems import SYSTEMS
+from .systems import SYSTEMS, System
 from .testbed import Boot
-from .workloads import Workload, bytes_missed, command_line, working_directory
+from .workloads import Reads, Workload, bytes_missed, command_line, working_directory
 
-RECORD_SCHEMA: Final = 1
+RECORD_SCHEMA: Final = 2
 REASONS: Final = frozenset(
     {
         "state_missed",
@@ -38,6 +39,7 @@ REASONS: Final = frozenset(
 # The answer travels after the workload's own limit, from a guest that may just have been busy.
 _ANSWER_SECONDS: Final = 30.0
 _CALL_SECONDS: Final = 60.0
+_SAMPLED_GUESTS: Final = 16
 _MESSAGE_LENGTH: Final = 500
 
 # Below it, reclaim moves copies by less than the intervals show; what there was of it stands in the record.
@@ -169,6 +171,7 @@ def _measure(context: Context, boot: Boot, data: HostData, record: Record, phase
 def _measure_once(context: Context, boot: Boot, data: HostData, record: Record, phases: state.Phases) -> None:
     """One try of ``_measure``."""
     trial = record
+    is_fresh, boot.is_fresh = boot.is_fresh, False
     workload = context.workloads[trial["workload"]]
     has_guest = trial["guest_cache"] != "none"
     is_residency = trial["kind"] == "residency"
@@ -181,12 +184,12 @@ def _measure_once(context: Context, boot: Boot, data: HostData, record: Record, 
         # A slice that was killed may have left half a copy.
         boot.reset_scratch()
     record["reached"] = state.reach([boot], data, wanted, context.drop_host, phases)
-    before = measure.Sample(boot, has_guest)
+    before = sample.take([boot], context.paths.store, has_guests=has_guest, is_before=True)
     now = context.clock()
     timeout = float(context.plan["timeout_seconds"])
     result = boot.runner.call("run", timeout + _ANSWER_SECONDS, pipeline=pipeline, timeout_seconds=timeout, cwd=cwd)
     phases.measure("workload", now)
-    after = measure.Sample(boot, has_guest)
+    after = sample.take([boot], context.paths.store, has_guests=has_guest, is_before=False)
     timed_out = bool(result.pop("timed_out"))
     record["result"] = {**result, "wanted_bytes": wanted_bytes}
     if timed_out:
@@ -201,10 +204,16 @@ def _measure_once(context: Context, boot: Boot, data: HostData, record: Record, 
         guest = (
             boot.runner.call("residency", _CALL_SECONDS, parts=state.guest_parts(boot, workload)) if has_guest else None
         )
-        record |= measure.copies(workload, context.dataset, data, guest)
-    record["ledger"] = measure.ledger(before, after)
-    record["io_path"] = measure.io_path(before, after)
-    disturbance = measure.disturbed(before, measure.Sample(boot, has_guest=False))
+        record |= measure.copies(workload, context.dataset, data, guest, sample.tail_pages(after))
+        if is_fresh and workload.reads.part == "all":
+            now = context.clock()
+            record["copies"]["all"] |= _frames(context, boot, data, SYSTEMS[trial["system"]])
+            phases.measure("frames", now)
+    record |= sample.change(before, after, _dataset_bytes(context))
+    disturbance = sample.disturbed(before, after, sample.host_disturbances())
+    if disturbance is None and not is_residency and context.plan["accelerator"] == "kvm":
+        # Pages and requests are the same on a busy machine, and times under TCG are no claims.
+        disturbance = sample.slowed(before, after, result["wall_seconds"], 0 if has_guest else result["user_seconds"])
     if disturbance is not None:
         raise _Outcome("invalid", "disturbed", disturbance)
     missed = bytes_missed(workload.reads, wanted_bytes, result["read_bytes"])
@@ -219,10 +228,31 @@ def _probe(context: Context, boots: Sequence[Boot], data: HostData, record: Reco
     """Fill in a probe trial's ``record``; raises where it is not ok."""
     probe = context.plan["probes"][record["workload"]]
     scene = Scene(context, record, boots, data, probe["parameters"], phases)
+    for boot in boots:
+        boot.is_fresh = False
+    # A larger fleet takes longer to ask than a trial may cost; its probe has counts of its own.
+    is_sampled = len(boots) <= _SAMPLED_GUESTS
+    before = sample.take(boots, context.paths.store, has_guests=True, is_before=True) if is_sampled else None
     found = PROBES[probe["probe"]].run(scene)
     record["probe"] = found.as_dict()
     if found.lost:
         raise RunnerLost(f"guests {', '.join(map(str, found.lost))} of {len(boots)} were lost, the others went on")
+    if before is not None:
+        after = sample.take(boots, context.paths.store, has_guests=True, is_before=False)
+        record |= sample.change(before, after, _dataset_bytes(context))
+
+
+def _frames(context: Context, boot: Boot, data: HostData, system: System) -> dict[str, int]:
+    """``physical_pages``; empty where this host does not show frame numbers."""
+    try:
+        counted = dataset_frames.around(context.paths, context.plan["dataset"]["name"], system, data, [boot])
+    except PageFramesError:
+        return {}
+    return {"physical_pages": counted["physical_pages"]}
+
+
+def _dataset_bytes(context: Context) -> int:
+    return context.dataset.wanted_bytes(Reads("all"))
 
 
 def _who_died(boots: Sequence[Boot]) -> Record | None:

@@ -103,6 +103,67 @@ def test_block_requests_are_counted_where_there_is_a_block_device(records: list[
     assert requests["gfs"] > 10 * requests["virtiofs_auto"]
 
 
+def test_frames_by_number_and_content_agree_with_what_the_kernels_say(records: list[dict[str, Any]]) -> None:
+    """Two counts that know nothing of each other: resident pages by cachestat in host and guest, and frames by PFN, once in every boot."""
+    counted = {
+        r["label"]: r["copies"]["all"] for r in records if "physical_pages" in r.get("copies", {}).get("all", {})
+    }
+    assert set(counted) == {r["label"] for r in records}
+    apart = {
+        label: (c["physical_pages"] - c["host_pages"] - c["guest_pages"] - c["daemon_pages"]) / c["accessed_pages"]
+        for label, c in counted.items()
+    }
+    assert not {label: share for label, share in apart.items() if abs(share) > TOLERANCE}
+
+
+def test_memory_is_accounted_for_around_every_trial(records: list[dict[str, Any]]) -> None:
+    """T = used + cache + free over all parties, and of its change at most max(8 MiB, 5 % of the data set) is unexplained."""
+    dataset_bytes = (EXPERIMENT["dataset"]["large_mib"] + EXPERIMENT["dataset"]["small_mib"]) << 20
+    for record in records:
+        for moment in ("before", "after"):
+            table = record["ledger"][moment]
+            parties = [table["host"], *table["guests"], *table["qemu"], *table["daemons"]]
+            total = sum(sum(party.values()) for party in parties) - table["merged_bytes"]
+            assert total == table["total_bytes"], record["id"]
+    left = {r["id"]: r["ledger"]["change"]["remainder_bytes"] for r in records}
+    limit = max(8 << 20, 0.05 * dataset_bytes)
+    assert not {trial: left_bytes for trial, left_bytes in left.items() if abs(left_bytes) > limit}
+
+
+def test_every_layer_is_counted(records: list[dict[str, Any]]) -> None:
+    """One cold read of everything, by storage path: who saw the bytes pass, and who did not."""
+    data = (EXPERIMENT["dataset"]["large_mib"] + EXPERIMENT["dataset"]["small_mib"]) << 20
+    cold = {
+        r["label"]: r["io_path"]
+        for r in records
+        if (r["kind"], r["workload"], r["host_cache"]) == ("timed", "cat", "cold")
+    }
+    assert all(layers["store"]["read_bytes"] >= data for layers in cold.values())
+    for label in ("gfs", "gfs_again", "gfs_direct"):
+        assert cold[label]["qemu_block"]["read_bytes"] >= data
+    for label in ("virtiofs_never", "virtiofs_auto", "virtiofs_always", "myfs", "gfs_pmem_dax"):
+        assert cold[label]["qemu_block"]["read_bytes"] < data / 4
+    large_ranges = (EXPERIMENT["dataset"]["large_mib"] << 20) >> 21
+    assert cold["myfs"]["fuse"]["map_requests"] >= large_ranges
+    assert cold["myfs"]["fuse"]["read_bytes"] < data / 2
+    assert cold["virtiofs_auto"]["daemon"]["read_call_bytes"] >= data
+    assert all(layers["qemu"]["cpu_seconds_vcpu"] > 0 for label, layers in cold.items() if label != "hfs")
+
+
+def test_what_may_confound_is_recorded(smoke: Run, records: list[dict[str, Any]]) -> None:
+    assert all({"thp_enabled", "swappiness", "read_ahead_kb"} <= set(r["settings"]) for r in records)
+    assert all(r["io_path"]["host"]["steal_seconds"] >= 0 for r in records)
+    manifest = json.loads((smoke["directory"] / "manifest.json").read_text())
+    (host,) = manifest["hosts"].values()
+    assert {"cpu", "kernel", "memory", "settings", "cgroups", "store", "load", "packages"} <= set(host["lab"])
+    assert host["storage"]["shares"]["smoke"]["allocated_bytes"] > 0
+    guests = [boot["facts"] for boot in host["boots"] if boot["system"] != "hfs"]
+    assert guests
+    for facts in guests:
+        assert facts["swaps"] == 0
+        assert any(m["target"] == "/data" and "noatime" in m["options"].split(",") for m in facts["mounts"])
+
+
 def test_the_report_opens_offline(smoke: Run) -> None:
     page = (smoke["directory"] / "report.html").read_text()
     assert "TCG" in page or json.loads((smoke["directory"] / "manifest.json").read_text())["accelerator"] == "kvm"

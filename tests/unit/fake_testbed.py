@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from ansible.module_utils.onecopy import runner_workload
@@ -95,7 +96,11 @@ class FakeRunner:
         return answer | self.boot.answer
 
     def op_memory(self) -> dict[str, Any]:
-        return {"MemTotal": 1 << 29, "Cached": 4096}
+        return {"MemTotal": 1 << 29, "MemFree": 1 << 28, "Cached": 4096, "Shmem": 0, "Buffers": 0, "SReclaimable": 0}
+
+    def op_statfs(self, target: str) -> dict[str, Any]:
+        status = os.statvfs(target)
+        return {"free_bytes": status.f_bfree * status.f_frsize}
 
     def op_counters(self) -> dict[str, Any]:
         return {
@@ -111,6 +116,9 @@ class FakeBoot:
     qemu_pid = None
     daemon_pid = None
     stats = None
+    qmp = None
+    plan = SimpleNamespace(mounted_images={})
+    is_fresh = False
 
     def __init__(self, bed: FakeTestbed, spec: BootSpec, paths: HostPaths, boot_id: str) -> None:
         share = paths.share(spec.dataset)
@@ -122,6 +130,7 @@ class FakeBoot:
         self.guest_caches = spec.system in ("virtiofs_auto", "virtiofs_always", "gfs", "gfs_direct")
         self.sticky = bed.sticky
         self.answer = dict(bed.answer)
+        self.facts = {"swaps": 0}
         self.dead: tuple[str, str] | None = None
         self.remounts = 0
         self.runner = FakeRunner(self)

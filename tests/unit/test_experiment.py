@@ -243,3 +243,11 @@ def test_digest_ignores_the_order_of_keys_alone() -> None:
     turned = dict(reversed(list(PAPER.items())))
     assert experiment.digest(turned) == experiment.digest(PAPER)
     assert experiment.digest(PAPER | {"systems": PAPER["systems"][::-1]}) != experiment.digest(PAPER)
+
+
+def test_the_runs_readahead_and_systems_own_exclude_each_other() -> None:
+    document = copy.deepcopy(PAPER) | {"settings": {"read_ahead_kb": 0}, "read_ahead_kb": ["as_is", 1024]}
+    with pytest.raises(
+        experiment.ExperimentError, match=r"settings\.read_ahead_kb: systems have readaheads of their own"
+    ):
+        experiment.validate(document, SCHEMA, NAME)

@@ -145,7 +145,7 @@ def test_the_host_tells_steal_apart_from_work() -> None:
     counters = io_path.host_counters(
         "pgfault 5\nnr_free_pages 9\npswpin 2\n", "cpu  100 0 50 900 10 0 25 30 7 0\ncpu0 1 2\n"
     )
-    assert counters == {"pgfault": 5, "pswpin": 2, "cpu_seconds": 1.75, "steal_seconds": 0.3}
+    assert counters == {"pgfault": 5, "pswpin": 2, "cpu_seconds": 1.75, "user_seconds": 1.0, "steal_seconds": 0.3}
 
 
 def test_layers_that_only_one_snapshot_has_are_left_out() -> None:

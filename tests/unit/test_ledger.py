@@ -22,6 +22,8 @@ MemFree:          300 kB
 MemAvailable:     500 kB
 Buffers:           10 kB
 Cached:           250 kB
+Dirty:              4 kB
+Writeback:          1 kB
 SwapTotal:          0 kB
 SwapFree:           0 kB
 AnonPages:        200 kB
@@ -80,6 +82,7 @@ def test_meminfo_is_split_into_parts_that_do_not_overlap() -> None:
         "process_bytes": 250 * 1024,
         "kernel_bytes": (40 + 6 + 7 + 8) * 1024,
         "available_bytes": 500 * 1024,
+        "dirty_bytes": 5 * 1024,
         "swap_used_bytes": 0,
     }
 

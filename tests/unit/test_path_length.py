@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from ansible.module_utils.onecopy import experiment, perf, qemu, records, runner, slices
+from ansible.module_utils.onecopy import experiment, perf, qemu, records, runner_kernel, slices
 from ansible.module_utils.onecopy import plan as planning
 from ansible.module_utils.onecopy.paths import HostPaths
 from ansible.module_utils.onecopy.probes import path_length
@@ -120,7 +120,7 @@ def test_the_disk_is_slowed_down_meanwhile_and_no_longer(monkeypatch: pytest.Mon
 
 def test_the_guest_tells_its_busy_time_from_the_timers() -> None:
     text = (DATA / "timer-list-linux-6.12-one-cpu.txt").read_text()
-    busy = runner.busy_seconds(text)
+    busy = runner_kernel.busy_seconds(text)
     assert busy is not None
     now = next(int(line.split()[2]) for line in text.splitlines() if line.startswith("now at"))
     assert 0 < busy < now / 1e9
@@ -128,8 +128,8 @@ def test_the_guest_tells_its_busy_time_from_the_timers() -> None:
 
 def test_with_several_cpus_it_says_nothing() -> None:
     text = (DATA / "timer-list-linux-6.12-one-cpu.txt").read_text()
-    assert runner.busy_seconds(text + "\ncpu: 1\n") is None
-    assert runner.busy_seconds("") is None
+    assert runner_kernel.busy_seconds(text + "\ncpu: 1\n") is None
+    assert runner_kernel.busy_seconds("") is None
 
 
 def test_what_perf_says() -> None:

@@ -78,6 +78,13 @@ def test_systems_are_shuffled_per_repeat_and_trials_inside_blocks() -> None:
     assert len(inner) > 1
 
 
+def test_the_first_trial_of_every_boot_counts_copies() -> None:
+    trials = plan.make_plan(PAPER, ABLE)["trials"]
+    first = {trial["block"]: trial for trial in reversed(trials)}
+    assert {trial["kind"] for trial in first.values()} == {"residency"}
+    assert len({trial["host_cache"] for trial in first.values()}) == 2
+
+
 def test_one_more_system_moves_no_other_trial() -> None:
     fewer = plan.make_plan(PAPER | {"systems": ["hfs", "gfs"]}, ABLE)["trials"]
     more = plan.make_plan(PAPER | {"systems": ["hfs", "gfs", "virtiofs_auto"]}, ABLE)["trials"]

@@ -13,8 +13,8 @@ from typing import Any
 
 import jsonschema
 import pytest
+from ansible.module_utils.onecopy import dataset_frames, records, slices
 from ansible.module_utils.onecopy import plan as planning
-from ansible.module_utils.onecopy import records, slices
 from ansible.module_utils.onecopy.host_data import ImageData, ShareData
 from ansible.module_utils.onecopy.paths import HostPaths
 from ansible.module_utils.onecopy.probes import PROBES, Probed, Scene
@@ -90,6 +90,22 @@ def test_copies(paths: HostPaths, system: str, expected: float) -> None:
             assert (counted["host_pages"] + counted["guest_pages"]) / counted["accessed_pages"] == expected
         # The twin was warmed with the rest where the host is warm.
         assert record["extra_pages"] == (0 if record["host_cache"] == "cold" else 79)
+
+
+def test_frames_are_counted_in_the_first_trial_of_a_boot_alone(
+    paths: HostPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset_frames, "around", lambda *args: {"physical_pages": 42})
+    go(make(systems=["virtiofs_auto", "hfs"]), paths, FakeTestbed(paths.state))
+    counted = [record for record in found(paths) if "physical_pages" in record.get("copies", {}).get("all", {})]
+    assert [record["label"] for record in counted] == list(dict.fromkeys(record["label"] for record in found(paths)))
+    assert {record["copies"]["all"]["physical_pages"] for record in counted} == {42}
+    assert all("frames" in record["phases"] for record in counted)
+
+
+def test_a_host_that_hides_frame_numbers_has_no_physical_count(paths: HostPaths) -> None:
+    go(make(systems=["hfs"]), paths, FakeTestbed(paths.state))  # the tiny data set has no manifest of page digests
+    assert all("physical_pages" not in record.get("copies", {}).get("all", {}) for record in found(paths))
 
 
 def test_a_count_that_the_hosts_own_reclaim_spoilt_is_taken_again(

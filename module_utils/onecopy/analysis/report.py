@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from .accounting import io_section, memory_section
 from .circumstances import gaps_section, method_section, plan_section
 from .coherence_results import coherence_sections
 from .comparisons import DISTINGUISHABLE, NOT_DISTINGUISHABLE
@@ -16,7 +17,7 @@ from .density_results import density_sections
 from .document import Document, Text, Tone
 from .probe_results import probe_sections
 from .ranking import ranking_section
-from .results import TCG_BANNER, claims_section, copies_section, io_section, times_sections
+from .results import TCG_BANNER, claims_section, copies_section, times_sections
 from .stored_run import Run
 
 _AA_TONES: dict[str, Tone] = {NOT_DISTINGUISHABLE: "good", DISTINGUISHABLE: "bad"}
@@ -40,8 +41,7 @@ def document(run: Run, summary: Mapping[str, Any]) -> Document:
         claims_section(summary),
         *times_sections(run, summary),
     ]
-    io_path = io_section(run, summary)
-    sections += [io_path] if io_path else []
+    sections += [section for section in (memory_section(run, summary), io_section(run, summary)) if section]
     sections += [gaps_section(run, summary), plan_section(run, summary), method_section(run)]
     started = min(str(record["started_at"]) for record in run.records)
     trials = summary["trials"]

@@ -1,4 +1,4 @@
-"""Sections of the report that hold what was found: copies, verdicts, times, I/O path."""
+"""Sections of the report that hold what was found: copies, verdicts, times."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ TCG_BANNER = (
 _TONES: dict[str, Tone] = {"supported": "good", "refuted": "bad", "inconclusive": "open"}
 _FIGURES = {("cold", "cold"): "Figure 2: host cache cold", ("warm", "cold"): "Figure 3: host cache warm"}
 _BAR = 24
+_UNMEASURED = "Claims that this run did not measure: other experiments decide them"
 
 
 def copies_section(run: Run, summary: Row) -> Section:
@@ -28,7 +29,8 @@ def copies_section(run: Run, summary: Row) -> Section:
         Text(
             "Page frames that hold a page the workload read, divided by the pages it read. One is ideal; two "
             "means that host and guest each keep their own. Frames with other file data (extra) or with metadata "
-            "(overhead) are counted apart."
+            "(overhead) are counted apart. Physical: distinct frames by number and content, counted once in every boot, before "
+            "a guest has freed anything; empty where that trial was in another state."
         )
     ]
     panels = []
@@ -52,15 +54,12 @@ def copies_section(run: Run, summary: Row) -> Section:
 
 def claims_section(summary: Row) -> Section:
     """Every claim of the paper with its verdict; the comparisons behind them folded."""
-    rows = [
-        [
-            Cell(claim["id"]),
-            Cell(claim["text"]),
-            Cell(claim["verdict"], _TONES[claim["verdict"]]),
-            Cell(claim["because"]),
-        ]
-        for claim in summary["claims"]
-    ]
+    columns = [Column("claim"), Column("text"), Column("verdict"), Column("because")]
+    rows: dict[bool, list[list[Cell]]] = {True: [], False: []}
+    for claim in summary["claims"]:
+        verdict = Cell(claim["verdict"], _TONES[claim["verdict"]])
+        cells = [Cell(claim["id"]), Cell(claim["text"]), verdict, Cell(claim["because"])]
+        rows[_is_measured(claim)].append(cells)
     detail = [
         [
             *text_row(claim["id"], numbers["name"], _claimed(numbers["claimed"]), _found(numbers)),
@@ -79,7 +78,8 @@ def claims_section(summary: Row) -> Section:
                 f"{counts['supported']} supported, {counts['refuted']} refuted, {counts['inconclusive']} inconclusive. "
                 "Each was computed from this run's records against effects stated beforehand in experiments/claims.yml."
             ),
-            Table([Column("claim"), Column("text"), Column("verdict"), Column("because")], rows),
+            *([Table(columns, rows[True])] if rows[True] else []),
+            *([Table(columns, rows[False], _UNMEASURED, folded=True)] if rows[False] else []),
             Table(
                 [
                     Column("claim"),
@@ -134,41 +134,6 @@ def times_sections(run: Run, summary: Row) -> Iterator[Section]:
         yield Section(f"times-{state[0]}-{state[1]}", _FIGURES.get(state, f"Times: {_state_title(*state)}"), blocks)
 
 
-def io_section(run: Run, summary: Row) -> Section | None:
-    """Requests, bytes and CPU seconds at each layer for one full read of the data."""
-    rows = [row for row in summary["io_path"] if row.get("wanted_bytes")]
-    if not rows:
-        return None
-    workload = "cat" if any(row["workload"] == "cat" for row in rows) else rows[0]["workload"]
-    cells = []
-    for row in (row for row in rows if row["workload"] == workload):
-        for layer, counters in row["layers"].items():
-            cells += [
-                text_row(
-                    row_name(run, row),
-                    _exact_state(row),
-                    layer,
-                    name.replace("_", " "),
-                    _count(value),
-                    _share(name, value, row),
-                )
-                for name, value in counters.items()
-                if value
-            ]
-    columns = [Column("system"), Column("state"), Column("layer"), Column("counter"), Column("median", align="right")]
-    columns.append(Column("per wanted byte", align="right"))
-    blocks: list[Block] = [
-        Text(
-            f"Medians over boots during {workload}; counters that stayed at zero are left out. What moved to another "
-            "layer is not removed."
-        ),
-        Table(columns, cells, f"Every counter of {workload}", folded=True),
-    ]
-    if run.accelerator == "tcg":
-        blocks.insert(0, Text(f"CPU seconds come from a clock: {TCG_REASON}.", "warning"))
-    return Section("io-path", "What crossed each layer", blocks)
-
-
 def row_name(run: Run, row: Row) -> str:
     """How a row is called: its label, with what tells it apart in this run."""
     name = str(row["label"])
@@ -183,18 +148,21 @@ def _copies_table(run: Run, rows: Sequence[Row], caption: str, *, folded: bool =
         Column(title, unit, "right")
         for title, unit in (("copies", "per page"), ("95 % interval", "per page"), ("boots", ""))
     ]
-    columns += [Column(title, "per page", "right") for title in ("host", "guests", "daemon", "extra", "overhead")]
+    columns += [
+        Column(title, "per page", "right") for title in ("host", "guests", "daemon", "physical", "extra", "overhead")
+    ]
     columns += [Column("", "0 to 3 copies", text_only=True)]
     cells = []
     for row in rows:
         shares = [
-            _ratio(row.get(name)) for name in ("copies_host", "copies_guest", "copies_daemon", "extra", "overhead")
+            _ratio(row.get(name))
+            for name in ("copies_host", "copies_guest", "copies_daemon", "copies_physical", "extra", "overhead")
         ]
         limits = _limits(row, "{:.3f}")
         cells.append(
             text_row(
                 row_name(run, row),
-                _exact_state(row),
+                exact_state(row),
                 row["part"],
                 f"{row['copies']:.2f}",
                 limits,
@@ -253,6 +221,11 @@ def _compared(ratio: Row | None) -> list[Cell]:
     return text_row(f"{ratio['ratio']:.3g}", _limits(ratio, "{:.3g}"), ratio["outcome"])
 
 
+def _is_measured(claim: Row) -> bool:
+    """Whether this run has a figure for any comparison that decides the claim."""
+    return any(numbers["decides"] and ("ratio" in numbers or "least" in numbers) for numbers in claim["numbers"])
+
+
 def _claimed(bounds: Row) -> str:
     words = {"at_least": "at least", "at_most": "at most"}
     return ", ".join(f"{words[name]} {value:g}" for name, value in bounds.items())
@@ -273,7 +246,8 @@ def _state(row: Row) -> tuple[str, str]:
     return row["host_cache"], "cold" if row["guest_cache"] == "none" else row["guest_cache"]
 
 
-def _exact_state(row: Row) -> str:
+def exact_state(row: Row) -> str:
+    """The cache state of a row; a system without a guest says so."""
     return f"host {row['host_cache']}, no guest" if row["guest_cache"] == "none" else _state_title(*_state(row))
 
 
@@ -299,11 +273,3 @@ def _ratio(value: float | None) -> str:
 
 def _bar(value: float, most: float) -> str:
     return "█" * round(_BAR * min(value, most) / most)
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _share(name: str, value: float, row: Row) -> str:
-    return f"{value / row['wanted_bytes']:.3f}" if name.endswith("bytes") else ""

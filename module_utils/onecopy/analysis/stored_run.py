@@ -13,6 +13,7 @@ from .. import records
 from ..systems import SYSTEMS
 
 SCHEMA = 1
+RECORD_SCHEMAS = (1, 2)
 STATUSES = ("ok", "invalid", "failed", "timeout")
 PARTS = ("all", "large", "small")
 _ORDER = {name: position for position, name in enumerate(SYSTEMS)}
@@ -75,10 +76,10 @@ def load(directory: Path) -> Run:
     merged = records.merge(*(part.records for part in read))
     if not merged:
         raise RunError(f"{directory}: holds no record: run the experiment first")
-    foreign = next((record for record in merged if record.get("schema") != SCHEMA), None)
+    foreign = next((record for record in merged if record.get("schema") not in RECORD_SCHEMAS), None)
     if foreign is not None:
         raise RunError(
-            f"{directory}: record {foreign['id']} has format version {foreign.get('schema')!r}: this kit reads {SCHEMA}"
+            f"{directory}: record {foreign['id']} has format version {foreign.get('schema')!r}: this kit reads {' and '.join(map(str, RECORD_SCHEMAS))}"
         )
     return Run(plan, manifest, tuple(merged), sum(part.torn for part in read))
 

@@ -9,6 +9,7 @@ import json
 import math
 import statistics as plain
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from . import adaptive, statistics
@@ -44,6 +45,7 @@ def summarise(run: Run, claims: Mapping[str, Any]) -> dict[str, Any]:
             "aa": outcome,
             "copies": copies(run),
             "timings": timings(run),
+            **({"memory": found} if (found := memory(run)) else {}),
             "io_path": io_path(run),
             **({"probes": probes(run)} if run.plan.get("probes") else {}),
             **({"density": density(run)} if is_density(run) else {}),
@@ -135,6 +137,28 @@ def timings(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
+def memory(run: Run) -> list[dict[str, Any]]:
+    """Of residency trials whose ledger has every party: medians over boots of its change, and of what each party held afterwards."""
+    rows = []
+    told = [record for record in run.ok("residency") if "change" in record.get("ledger", {})]
+    for key, records in group(told, _STATE).items():
+        remainders = [record["ledger"]["change"]["remainder_bytes"] for record in records]
+        rows.append(
+            dict(zip(_STATE, key, strict=True))
+            | {
+                "change": _middles(records, lambda record: record["ledger"]["change"]),
+                "after": {
+                    party: _middles(records, partial(_held, party=party))
+                    for party in ("host", "guests", "qemu", "daemons")
+                    if _held(records[0], party)
+                },
+                "worst_remainder_bytes": max(remainders, key=abs),
+                "n": len(by_boot(records, lambda record: 1.0)),
+            }
+        )
+    return rows
+
+
 def io_path(run: Run) -> list[dict[str, Any]]:
     """Medians over boots of everything counted at each layer during timed trials.
 
@@ -199,8 +223,12 @@ def _copies(run: Run, records: Sequence[Record], part: str) -> dict[str, Any]:
     estimate = statistics.estimate(sample, confidence=confidence(run))
     row = {"copies": estimate.value, **_limits(estimate)}
     row |= {f"copies_{name.removesuffix('_pages')}": ledger(name) for name in LEDGERS}
-    if all("physical_pages" in record["copies"][part] for record in records):
-        row["copies_physical"] = ledger("physical_pages")
+    physical = [record for record in records if "physical_pages" in record["copies"][part]]
+    if physical:
+        row["copies_physical"] = _middle(
+            physical,
+            lambda record: record["copies"][part]["physical_pages"] / float(record["copies"][part]["accessed_pages"]),
+        )
     if part == "all":
         row["extra"] = per_page(lambda record: record["extra_pages"])
         row["overhead"] = per_page(lambda record: record["overhead_pages"])
@@ -215,6 +243,22 @@ def _counters(record: Record) -> list[tuple[str, str]]:
 
 def _middle(records: Sequence[Record], value: Callable[[Record], float | None]) -> float:
     return plain.median(statistics.boot_medians(by_boot(records, value)))
+
+
+def _middles(records: Sequence[Record], numbers: Callable[[Record], Mapping[str, float]]) -> dict[str, float]:
+    """Every number by name."""
+
+    def one(record: Record, name: str) -> float:
+        return numbers(record)[name]
+
+    return {name: _middle(records, partial(one, name=name)) for name in numbers(records[0])}
+
+
+def _held(record: Record, party: str) -> dict[str, float]:
+    """Used, cache and free of a party after the workload; guests, QEMUs and daemons added up."""
+    found = record["ledger"]["after"][party]
+    each = found if isinstance(found, list) else [found]
+    return {name: sum(one[name] for one in each) for name in (each[0] if each else ())}
 
 
 def _limits(estimate: statistics.Estimate) -> dict[str, Any]:

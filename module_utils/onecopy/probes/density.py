@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from .. import dataset_frames, io_path, ksm, ledger, state, storage_ledger
-from ..host_data import ImageData, ImagesData
 from ..ksm_run import scanning
 from ..paths import MACHINE
 from ..runner_client import RunnerLost
@@ -130,31 +129,8 @@ def _guest_pages(boot: Boot) -> int:
 
 
 def _frames(scene: Scene) -> dict[str, Any]:
-    """Frames with a page of the tree's content, wherever: the twin has the same content and is not read."""
-    paths, dataset = scene.context.paths, scene.context.plan["dataset"]["name"]
-    share = [str(paths.share(dataset) / "data" / "a")] if scene.system.storage == "share" else []
-    images = [
-        (image.image, [piece for part in _PARTS for piece in image.ranges.get(part, ())]) for image in _images(scene)
-    ]
-    mapped = [(pid, image) for image, _ in images for pid in _qemus(scene.boots)] if scene.system.path == "pmem" else []
-    return dataset_frames.count(
-        paths.dataset_manifest(dataset),
-        ("large", "small"),
-        paths=share,
-        images=images,
-        guests=_qemus(scene.boots),
-        daemons=[boot.daemon_pid for boot in scene.boots if boot.daemon_pid is not None],
-        mapped=mapped,
-    )
-
-
-def _images(scene: Scene) -> Sequence[ImageData]:
-    match scene.data:
-        case ImagesData(images):
-            return images
-        case ImageData() as image:
-            return [image]
-    return []
+    context = scene.context
+    return dataset_frames.around(context.paths, context.plan["dataset"]["name"], scene.system, scene.data, scene.boots)
 
 
 def _qemus(boots: Sequence[Boot]) -> list[int]:
@@ -196,7 +172,7 @@ def _storage(scene: Scene) -> dict[str, float]:
     if scene.system.storage == "share":
         tree = scene.context.paths.share(scene.context.plan["dataset"]["name"]) / "data"
         return {"storage_bytes": storage_ledger.share(str(tree))["allocated_bytes"]}
-    return {"storage_bytes": sum(_allocated(image.image) for image in _images(scene))}
+    return {"storage_bytes": sum(_allocated(image.image) for image in dataset_frames.images_of(scene.data))}
 
 
 def _allocated(path: Path) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
-from .. import measure
+from .. import ledger
 from .scene import Probe, Probed, Scene
 
 _CALL_SECONDS: Final = 60.0
@@ -18,18 +19,17 @@ def run(scene: Scene) -> Probed:
     boot = scene.boot
     assert boot.qemu_pid is not None
     memory = boot.runner.call("memory", _CALL_SECONDS)
-    qemu = measure.process_memory(boot.qemu_pid)
+    qemu = ledger.guest_parts(ledger.Guest(boot.qemu_pid))
     configured_bytes = int(scene.context.plan["guest"]["memory_mib"]) << 20
     metrics: dict[str, float] = {
         "guest_total_bytes": memory["MemTotal"],
         "guest_reserved_bytes": configured_bytes - memory["MemTotal"],
         "guest_free_bytes": memory["MemFree"],
-        "qemu_anonymous_bytes": qemu["RssAnon"],
+        "qemu_anonymous_bytes": qemu["qemu_bytes"],
+        "guest_backed_bytes": qemu["backed_bytes"],
     }
-    if "guest_memory_backed" in qemu:
-        metrics["guest_backed_bytes"] = qemu["guest_memory_backed"]
     if boot.daemon_pid is not None:
-        metrics["daemon_anonymous_bytes"] = measure.process_memory(boot.daemon_pid)["RssAnon"]
+        metrics["daemon_anonymous_bytes"] = ledger.resident(Path(f"/proc/{boot.daemon_pid}"))["RssAnon"]
     if boot.hello_seconds is not None:
         metrics["hello_seconds"] = boot.hello_seconds
     return Probed(metrics)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from .. import io_path, perf, runner
+from .. import io_path, perf, runner_kernel
 from ..testbed import Boot
 from .scene import ProbeError, Scene
 
@@ -149,7 +149,7 @@ def _counter(scene: Scene, boot: Boot) -> Callable[[Callable[[], dict[str, Any]]
 
 def _by_clock(before: str, start: str, end: str) -> float | None:
     """Instructions between the marks ``start`` and ``end``; making a mark takes as many as between ``before`` and ``start``."""
-    first, second, third = (runner.busy_seconds(text) for text in (before, start, end))
+    first, second, third = (runner_kernel.busy_seconds(text) for text in (before, start, end))
     if first is None or second is None or third is None:
         return None
     return max(0.0, (third - second) - (second - first)) * _NANOSECONDS

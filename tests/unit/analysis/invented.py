@@ -178,7 +178,7 @@ def _record(
         seconds *= 0.7
     reached = {"pages": PAGES["all"], "resident_pages": PAGES["all"] if trial["host_cache"] == "warm" else 0}
     record = {
-        "schema": 1,
+        "schema": 2,
         "run_id": RUN_ID,
         "experiment": plan["experiment"],
         "host": host,
@@ -206,14 +206,61 @@ def _record(
             }
             for part, pages in PAGES.items()
         }
+        if trial["host_cache"] == "cold":
+            record["copies"]["all"]["physical_pages"] = int(PAGES["all"] * (on_host + in_guest)) + 3
         record |= {"extra_pages": generator.randint(0, 3), "overhead_pages": 900 if trial["system"] == "gfs" else 10}
+        record["ledger"] = _ledger(trial, PAGES["all"] * 4096, on_host, in_guest)
     elif trial["system"] != "hfs":
         block = SYSTEMS[trial["system"]].path == "block"
         record["io_path"] = {
             "guest": {"read_requests": 512 if block else 20, "read_bytes": (PAGES["all"] if block else 200) * 4096},
+            "qemu_block": {
+                "read_requests": 500 if block else 18,
+                "read_bytes": (PAGES["all"] if block else 200) * 4096,
+            },
             "qemu": {"cpu_seconds": round(seconds / 2, 6)},
+            "host": {"cpu_seconds": round(seconds, 6), "steal_seconds": 0.01},
         }
     return record
+
+
+def _ledger(trial: Mapping[str, Any], data: int, on_host: float, in_guest: float) -> dict[str, Any]:
+    """Memory of a machine of 4 GiB, of which the host itself uses 256 MiB and a QEMU 64 MiB."""
+    mib = 1 << 20
+    is_cold, has_guest = trial["host_cache"] == "cold", trial["system"] != "hfs"
+    cache = int(data * on_host)
+    grown = int(data * in_guest) if has_guest else 0
+    change = {
+        "cache_bytes": cache if is_cold else 0,
+        "kernel_bytes": mib // 4,
+        "guest_memory_bytes": grown,
+        "qemu_bytes": 4096 if has_guest else 0,
+        "daemon_bytes": 0,
+        "merged_bytes": 0,
+        "others_bytes": 8192,
+        "remainder_bytes": mib // 2,
+    }
+
+    def table(share: int) -> dict[str, Any]:
+        guests = [{"used_bytes": 64 * mib, "cache_bytes": grown * share, "free_bytes": 0}] if has_guest else []
+        qemu = [{"used_bytes": 64 * mib}] if has_guest else []
+        host = {"used_bytes": 256 * mib, "cache_bytes": cache * (share if is_cold else 1)}
+        others = sum(sum(party.values()) for party in (*guests, *qemu, host))
+        return {
+            "total_bytes": 4096 * mib,
+            "merged_bytes": 0,
+            "guests": guests,
+            "qemu": qemu,
+            "daemons": [],
+            "host": host | {"free_bytes": 4096 * mib - others},
+        }
+
+    return {
+        "before": table(0),
+        "after": table(1),
+        "change": {"used_and_cache_bytes": sum(change.values()), **change},
+        "is_closed": True,
+    }
 
 
 def golden_run() -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -233,7 +280,7 @@ def golden_run() -> tuple[dict[str, Any], list[dict[str, Any]]]:
         }.get(record["order"], ("ok", "", ""))
         if status != "ok":
             record |= {"status": status, "reason": reason, "message": message}
-            for key in ("result", "copies", "io_path", "extra_pages", "overhead_pages"):
+            for key in ("result", "copies", "io_path", "ledger", "extra_pages", "overhead_pages"):
                 record.pop(key, None)
 
     return made, records(made, change=go_wrong)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -17,14 +18,14 @@ from scipy import stats
 
 SECONDS = st.floats(min_value=1e-3, max_value=1e3, allow_nan=False)
 BOOTS = st.lists(st.lists(SECONDS, min_size=1, max_size=4), min_size=2, max_size=8)
-SIMULATIONS = 4000
+SIMULATIONS = 8000
 
 
 def sample(boots: list[list[float]]) -> dict[str, list[float]]:
     return {f"boot{number:03}": values for number, values in enumerate(boots)}
 
 
-@pytest.mark.parametrize("boots", [2, 3, 5, 10])
+@pytest.mark.parametrize("boots", [2, 3, 4, 5, 7, 10])
 def test_the_interval_covers_what_it_says(boots: int) -> None:
     generator = np.random.default_rng(boots)
     hits = 0
@@ -37,28 +38,69 @@ def test_the_interval_covers_what_it_says(boots: int) -> None:
     assert 0.92 <= hits / 1000 <= 0.98
 
 
-@pytest.mark.parametrize("spread", [0.01, 0.04, 0.06, 0.08, 0.12, 0.25])
-@pytest.mark.parametrize("cap", [10, 20])
-def test_the_interval_covers_when_looking_at_it_decides_how_often_to_boot(spread: float, cap: int) -> None:
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    st.floats(min_value=0.002, max_value=0.4),
+    st.integers(min_value=6, max_value=40),
+    st.floats(min_value=0.02, max_value=0.2),
+)
+def test_the_interval_covers_when_looking_at_it_decides_how_often_to_boot(
+    spread: float, cap: int, half_width: float
+) -> None:
     # The rule and the interval of the module, for many runs at once: booting them one by one takes minutes.
     medians = np.random.default_rng(cap).normal(1.0, spread, (SIMULATIONS, cap))
-    hits, used = stopped_coverage(medians, cap)
-    assert 0.92 <= hits <= 0.98, f"{hits} at {used:.1f} boots"
+    stopped = stop_all(medians, half_width)
+    reach = stats.t.ppf((1 + statistics.ADAPTIVE_CONFIDENCE) / 2, stopped.boots - 1) * stopped.error
+    hits = float((np.abs(stopped.mean - 1) <= reach).mean())
+    assert 0.92 <= hits <= 0.98, f"{hits} at {stopped.boots.mean():.1f} boots"
 
 
-def stopped_coverage(medians: np.ndarray, cap: int) -> tuple[float, float]:
-    done = np.zeros(len(medians), bool)
-    hit, used = np.zeros(len(medians), bool), np.zeros(len(medians))
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    st.floats(min_value=0.002, max_value=0.3),
+    st.floats(min_value=0.002, max_value=0.3),
+    st.integers(min_value=6, max_value=40),
+)
+def test_a_ratio_of_two_systems_that_stopped_by_themselves_covers_what_it_says(
+    one: float, other: float, cap: int
+) -> None:
+    generator = np.random.default_rng(cap)
+    of, to = (
+        stop_all(np.exp(generator.normal(0, spread, (SIMULATIONS, cap))), 0.05, logs=True) for spread in (one, other)
+    )
+    error = np.hypot(of.error, to.error)
+    freedom = error**4 / (of.error**4 / (of.boots - 1) + to.error**4 / (to.boots - 1))
+    reach = stats.t.ppf((1 + statistics.ADAPTIVE_CONFIDENCE) / 2, freedom) * error
+    assert 0.92 <= float((np.abs(of.mean - to.mean) <= reach).mean()) <= 0.98
+
+
+@dataclass
+class Stopped:
+    """Of many runs: mean over the boots, its standard error, and how many boots there were."""
+
+    mean: np.ndarray
+    error: np.ndarray
+    boots: np.ndarray
+
+
+def stop_all(medians: np.ndarray, half_width: float, *, logs: bool = False) -> Stopped:
+    """Each row is a run that stops by the module's rule; checked against the module on the first of them."""
+    runs, cap = medians.shape
+    found = Stopped(np.zeros(runs), np.zeros(runs), np.zeros(runs))
+    done = np.zeros(runs, bool)
     for boots in range(2, cap + 1):
         seen = medians[:, :boots]
         reach = stats.t.ppf((1 + statistics.ADAPTIVE_CONFIDENCE) / 2, boots - 1) * seen.std(axis=1, ddof=1) / boots**0.5
-        narrow = (reach / np.median(seen, axis=1) <= 0.05) & (boots >= statistics.ADAPTIVE_MINIMUM_BOOTS)
+        narrow = (reach / np.median(seen, axis=1) <= half_width) & (boots >= statistics.ADAPTIVE_MINIMUM_BOOTS)
         stopping = ~done & (narrow | (boots == cap))
-        hit[stopping] = (np.abs(seen.mean(axis=1) - 1) <= reach)[stopping]
-        used[stopping] = boots
+        values = np.log(seen) if logs else seen
+        found.mean[stopping] = values.mean(axis=1)[stopping]
+        found.error[stopping] = (values.std(axis=1, ddof=1) / boots**0.5)[stopping]
+        found.boots[stopping] = boots
         done |= stopping
-        assert statistics.stop(seen[0].tolist(), cap=cap).done == bool(narrow[0] or boots == cap)
-    return float(hit.mean()), float(used.mean())
+        module = statistics.stop(seen[0].tolist(), cap=cap, half_width=half_width)
+        assert module.done == bool(narrow[0] or boots == cap)
+    return found
 
 
 def test_a_ratio_covers_what_it_says() -> None:

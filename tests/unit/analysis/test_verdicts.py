@@ -73,9 +73,9 @@ def test_times_under_tcg_are_inconclusive_with_that_reason(tmp_path: Path, claim
 
 
 def test_the_same_times_under_kvm_decide(tmp_path: Path, claims: dict[str, Any]) -> None:
-    found = judged(
-        tmp_path, claims, change=slow("gfs", 10), systems=["hfs", "gfs", "gfs_direct", "myfs", "virtiofs_auto"]
-    )
+    tuned = {"system": "gfs_direct", "label": "gfs_direct_tuned", "options": {"aio": "threads"}}
+    systems = ["hfs", "gfs", "gfs_direct", tuned, "myfs", "virtiofs_auto"]
+    found = judged(tmp_path, claims, change=slow("gfs", 10), systems=systems)
     assert found["C1"]["verdict"] == "refuted"
     assert found["C2"]["verdict"] == "supported"
     assert found["C4"]["verdict"] == "supported"
@@ -232,11 +232,23 @@ def test_tuned_labels_are_no_aa_pair(tmp_path: Path, claims: dict[str, Any]) -> 
 
 
 def test_c4_takes_gfs_direct_at_its_best(tmp_path: Path, claims: dict[str, Any]) -> None:
-    systems = ["gfs_direct", {"system": "gfs_direct", "label": "gfs_direct_tuned"}, "myfs"]
+    systems = [
+        "gfs_direct",
+        {"system": "gfs_direct", "label": "gfs_direct_tuned", "options": {"aio": "threads"}},
+        "myfs",
+    ]
     found = judged(tmp_path, claims, change=slow("gfs_direct_tuned", 0.2), systems=systems)
     timed = found["C4"]["numbers"][1]
     assert timed["of"] == "gfs_direct_tuned"
     assert timed["ratio"] < 1
+    assert timed["verdict"] == "refuted", timed["because"]
+
+
+def test_c4_is_not_decided_against_a_baseline_that_nobody_tuned(tmp_path: Path, claims: dict[str, Any]) -> None:
+    found = judged(tmp_path, claims, systems=["gfs_direct", "myfs"])
+    assert found["C4"]["verdict"] == "inconclusive"
+    assert "gfs_direct ran with one setting alone" in found["C4"]["because"]
+    assert found["C4"]["numbers"][1]["low"] > 0
 
 
 def test_what_this_host_cannot_run_is_the_reason(tmp_path: Path, claims: dict[str, Any]) -> None:

@@ -66,6 +66,14 @@ def test_a_tuned_disk() -> None:
     ]
 
 
+def test_a_disk_that_is_written_passes_discards_on() -> None:
+    written = replace(DATA, is_readonly=False, discards=True)
+    assert "if=none,id=data,file=/d.img,format=raw,cache=none,aio=native,readonly=off,discard=unmap" in qemu.argv(
+        replace(SPEC, disks=(*SPEC.disks, written))
+    )
+    assert not [word for word in qemu.argv(replace(SPEC, disks=(*SPEC.disks, DATA))) if "discard" in word]
+
+
 def test_pmem_maps_the_image_and_keeps_memory_below_4_gib() -> None:
     argv = qemu.argv(replace(SPEC, pmem=Pmem(Path("/d.img"), 88080384), modules=("libnvdimm", "nd_pmem")))
     assert argv[-4:] == [

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.onecopy import guest_root
+from ansible.module_utils.onecopy import guest_root, runner_kernel
 from ansible.module_utils.onecopy.runner_client import RunnerClient, RunnerError, RunnerLost
 
 
@@ -76,6 +76,21 @@ def test_files_are_changed_and_watched(runner: RunnerClient, tree: Path) -> None
     runner.call("alter", 10, changes=[{"path": path, "change": "create"}, {"path": path, "change": "replace"}])
     assert runner.call("look", 10)["seen"][3] == "present"
     assert runner.call("watch", 10, cases=[])["seen"] == []
+
+
+def test_what_may_make_one_guest_differ_from_another_is_told(runner: RunnerClient) -> None:
+    facts = runner.call("facts", 10)
+    assert facts["swaps"] >= 0
+    assert facts["settings"]["swappiness"].isdigit()
+    for mount in facts["mounts"]:
+        assert {"source", "target", "fstype", "options"} <= set(mount)
+        assert mount["fstype"] in ("ext4", "erofs", "virtiofs")
+
+
+def test_a_setting_that_is_a_choice_is_the_chosen_one(tmp_path: Path) -> None:
+    (tmp_path / "choice").write_text("always [madvise] never\n")
+    assert runner_kernel._setting(str(tmp_path / "choice")) == "madvise"
+    assert runner_kernel._setting(str(tmp_path / "none")) is None
 
 
 def test_a_pipeline_is_timed_and_its_bytes_are_counted(runner: RunnerClient, tree: Path) -> None:

@@ -1,0 +1,167 @@
+"""Every party at one moment, and what became of it between two: memory, I/O path, storage, settings of the host, and whether others disturbed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from . import host_settings, io_path, ledger, storage_ledger
+from .testbed import Boot
+
+_CALL_SECONDS: Final = 60.0
+_DISTURBANCES: Final = {
+    "drop_pagecache": "the host's page cache was dropped",
+    "pswpin": "the host swapped in",
+    "pswpout": "the host swapped out",
+    "oom_kill": "the host ran out of memory and killed a process",
+}
+# KSM's advisor sets it by itself.
+_SELF_ADJUSTING: Final = "ksm_pages_to_scan"
+# What spoils a wall time: CPU seconds that were stolen, or that programs of nobody's here took, by share of the time and at least so much
+# (the kernel counts in hundredths of a second).
+_STOLEN: Final = (0.05, 0.05)
+_OTHERS: Final = (0.2, 0.1)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """``memory``: ledger.snapshot(); ``layers``: io_path.snapshot(); ``storage``: the store, and images by mount point in the guest; ``settings``
+    of the host; ``disturbances``: host_disturbances(); ``own_user_seconds``: what this program itself has used.
+    """
+
+    memory: ledger.Snapshot
+    layers: io_path.Counters
+    storage: dict[str, Any]
+    settings: dict[str, str]
+    disturbances: dict[str, int]
+    own_user_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """What the guests say: /proc/meminfo, counters, free bytes by mount point."""
+
+    memory: list[Mapping[str, int]]
+    counters: list[dict[str, float]]
+    free_bytes: list[dict[str, int]]
+
+
+def take(boots: Sequence[Boot], store: Path, *, has_guests: bool, is_before: bool) -> Sample:
+    """All parties now. Guests are asked outside of the interval, so that the asking is not in QEMU's and the daemons' counters.
+
+    Raises RunnerLost, RunnerError, OSError, ValueError (a monitor or a daemon that answers nonsense).
+    """
+    asked = boots if has_guests else []
+    answers = _ask(asked) if is_before else None
+    disturbances = host_disturbances()
+    memory, layers = _parties(boots, store)
+    settings, own = host_settings.current(store), os.times().user
+    answers = answers or _ask(asked)
+    for guest, meminfo in zip(memory["guests"], answers.memory, strict=False):
+        guest.update(ledger.told(meminfo))
+    if answers.counters:
+        layers = {"guest": io_path.add_up(answers.counters)} | layers
+    return Sample(memory, layers, _storage(boots, store, answers.free_bytes), settings, disturbances, own)
+
+
+def change(before: Sample, after: Sample, dataset_bytes: int) -> dict[str, Any]:
+    """The record's ``ledger`` (T = used + cache + free by party, before and after, and what explains the change), ``io_path`` (the change of
+    every counter), ``storage`` and ``settings``.
+    """
+    memory = ledger.difference(before.memory, after.memory)
+    return {
+        "ledger": {
+            "before": ledger.ledger(before.memory),
+            "after": ledger.ledger(after.memory),
+            "change": memory,
+            "is_closed": ledger.is_closed(memory, dataset_bytes),
+            "snapshots": {"before": before.memory, "after": after.memory},
+        },
+        "io_path": io_path.difference(before.layers, after.layers),
+        "storage": {"before": before.storage, "after": after.storage},
+        "settings": after.settings,
+    }
+
+
+def tail_pages(taken: Sample) -> int:
+    """Pages of files' ends that a daemon keeps itself for its DAX window."""
+    return int(taken.layers.get("fuse", {}).get("tail_pages", 0))
+
+
+def host_disturbances(text: str | None = None) -> dict[str, int]:
+    """Counters of /proc/vmstat that stand still while nobody disturbs; those that this kernel has."""
+    text = Path("/proc/vmstat").read_text(encoding="ascii") if text is None else text
+    counters = dict(line.split() for line in text.splitlines())
+    return {name: int(counters[name]) for name in _DISTURBANCES if name in counters}
+
+
+def disturbed(before: Sample, after: Sample, now: Mapping[str, int]) -> str | None:
+    """One line when somebody disturbed the host between ``before`` and ``now`` (host_disturbances()): that alone voids what was counted."""
+    for name, what in _DISTURBANCES.items():
+        times = now.get(name, 0) - before.disturbances.get(name, 0)
+        if times:
+            return f"{what} during the trial ({name} rose by {times}): something else uses this machine"
+    for name, value in after.settings.items():
+        if before.settings.get(name) != value and name != _SELF_ADJUSTING:
+            return f"{name} of the host was changed from {before.settings.get(name)} to {value} during the trial"
+    return None
+
+
+def slowed(before: Sample, after: Sample, wall_seconds: float, user_seconds: float = 0.0) -> str | None:
+    """One line when steal or programs that are no party took the CPU while a workload was timed.
+
+    ``user_seconds``: what the workload used on the host itself. Only time in user mode tells others from the kernel's own threads, which work
+    for the parties.
+    """
+    layers = io_path.difference(before.layers, after.layers)
+    stolen = layers["host"]["steal_seconds"]
+    if stolen > _least(_STOLEN, wall_seconds):
+        return f"{stolen:.2f} CPU seconds were stolen during {wall_seconds:.2f} s: another machine uses this one's processors"
+    parties = sum(layers.get(layer, {}).get("user_seconds", 0.0) for layer in ("qemu", "daemon"))
+    own = after.own_user_seconds - before.own_user_seconds
+    others = layers["host"]["user_seconds"] - parties - own - user_seconds
+    if others > _least(_OTHERS, wall_seconds):
+        return f"other programs used {others:.2f} CPU seconds during {wall_seconds:.2f} s: something else uses this machine"
+    return None
+
+
+def _least(limit: tuple[float, float], wall_seconds: float) -> float:
+    share, seconds = limit
+    return max(seconds, share * wall_seconds)
+
+
+def _ask(boots: Sequence[Boot]) -> _Answers:
+    return _Answers(
+        [boot.runner.call("memory", _CALL_SECONDS) for boot in boots],
+        [io_path.guest_counters(boot.runner.call("counters", _CALL_SECONDS)) for boot in boots],
+        [
+            {
+                target: boot.runner.call("statfs", _CALL_SECONDS, target=target)["free_bytes"]
+                for target in boot.plan.mounted_images
+            }
+            for boot in boots
+        ],
+    )
+
+
+def _parties(boots: Sequence[Boot], store: Path) -> tuple[ledger.Snapshot, io_path.Counters]:
+    qemus = [boot for boot in boots if boot.qemu_pid is not None]
+    daemons = [io_path.Daemon(boot.daemon_pid, boot.stats) for boot in boots if boot.daemon_pid is not None]
+    memory = ledger.snapshot(
+        [ledger.Guest(boot.qemu_pid) for boot in qemus if boot.qemu_pid is not None], [daemon.pid for daemon in daemons]
+    )
+    guests = [io_path.Guest(boot.qemu_pid, boot.qmp) for boot in qemus if boot.qemu_pid is not None]
+    return memory, io_path.snapshot(guests, daemons, store)
+
+
+def _storage(boots: Sequence[Boot], store: Path, free_bytes: Sequence[Mapping[str, int]]) -> dict[str, Any]:
+    images: dict[str, Any] = {}
+    for number, (boot, free) in enumerate(zip(boots, free_bytes, strict=False), start=1):
+        for target, path in boot.plan.mounted_images.items():
+            status = os.stat(path)
+            name = target if len(boots) == 1 else f"{target} of guest {number}"
+            images[name] = storage_ledger.allocation(status, status.st_size, free[target])
+    return {"store": storage_ledger.file_system(store), "images": images}
