@@ -179,7 +179,9 @@ class _Worker:
             self._only_where_the_host_stays()
             # On the disk: a boot that needs its whole deadline ends the slice, and the next must not start counting anew.
             if self.run.count_failed_boot(block) >= FAILED_BOOTS:
-                message = f"{FAILED_BOOTS} boots of {specs[0].label} failed, the last one: {error}"
+                message = (
+                    f"{FAILED_BOOTS} boots of {specs[0].label} failed, the last one: {error.reason}: {error.message}"
+                )
                 while waiting:
                     self._record(not_run(self.context, waiting.pop(0), "guest_not_ready", message, error.console))
             return []

@@ -13,8 +13,8 @@ from typing import Any
 
 import jsonschema
 import pytest
-from ansible.module_utils.onecopy import dataset_frames, records, slices
 from ansible.module_utils.onecopy import plan as planning
+from ansible.module_utils.onecopy import records, slices
 from ansible.module_utils.onecopy.host_data import ImageData, ShareData
 from ansible.module_utils.onecopy.paths import HostPaths
 from ansible.module_utils.onecopy.probes import PROBES, Probed, Scene
@@ -90,41 +90,6 @@ def test_copies(paths: HostPaths, system: str, expected: float) -> None:
             assert (counted["host_pages"] + counted["guest_pages"]) / counted["accessed_pages"] == expected
         # The twin was warmed with the rest where the host is warm.
         assert record["extra_pages"] == (0 if record["host_cache"] == "cold" else 79)
-
-
-def test_frames_are_counted_in_the_first_trial_of_a_boot_alone(
-    paths: HostPaths, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dataset_frames, "around", lambda *args: {"physical_pages": 42})
-    go(make(systems=["virtiofs_auto", "hfs"]), paths, FakeTestbed(paths.state))
-    counted = [record for record in found(paths) if "physical_pages" in record.get("copies", {}).get("all", {})]
-    assert [record["label"] for record in counted] == list(dict.fromkeys(record["label"] for record in found(paths)))
-    assert {record["copies"]["all"]["physical_pages"] for record in counted} == {42}
-    assert all("frames" in record["phases"] for record in counted)
-
-
-def test_a_host_that_hides_frame_numbers_has_no_physical_count(paths: HostPaths) -> None:
-    go(make(systems=["hfs"]), paths, FakeTestbed(paths.state))  # the tiny data set has no manifest of page digests
-    assert all("physical_pages" not in record.get("copies", {}).get("all", {}) for record in found(paths))
-
-
-def test_a_count_that_the_hosts_own_reclaim_spoilt_is_taken_again(
-    paths: HostPaths, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gone = iter([40, 40, 0])
-    monkeypatch.setattr(ShareData, "reclaimed_pages", lambda self, parts: next(gone, 0))
-    go(make(systems=["hfs"], timed=[], host_cache=["warm"]), paths, FakeTestbed(paths.state))
-    (record,) = found(paths)
-    assert (record["status"], record["reclaimed_pages"]) == ("ok", 0)
-    assert len((paths.state / "runs.log").read_text().splitlines()) == 3
-
-
-def test_a_host_that_goes_on_reclaiming_voids_the_trial(paths: HostPaths, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ShareData, "reclaimed_pages", lambda self, parts: 40)
-    go(make(systems=["hfs"], timed=[], host_cache=["warm"]), paths, FakeTestbed(paths.state))
-    (record,) = found(paths)
-    assert (record["status"], record["reason"]) == ("invalid", "disturbed")
-    assert "reclaimed 40 of 79 pages" in record["message"]
 
 
 def test_slice_ends_after_one_trial_when_its_time_is_over_and_the_guest_stays(paths: HostPaths) -> None:
