@@ -21,7 +21,9 @@ def test_capabilities_name_every_need(host):
         "virtio_pmem",
         "vhost_user_shmem",
         "device_limit",
+        "erofs",
     }
+    assert capabilities["erofs"] == {"supported": True, "reason": ""}
     assert capabilities["virtiofsd"]["supported"]
     assert "--cache" in capabilities["virtiofsd"]["options"]
 
