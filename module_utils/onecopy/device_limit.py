@@ -2,11 +2,13 @@
 
 Bandwidth and requests are limited, by the kernel's block throttling: with cgroup v1 for the device as a whole, with v2 for the kit's slice.
 That is no model of a disk: it does not seek, so a limited device is faster than a real one wherever reads are scattered.
+``python3 -m onecopy.device_limit`` takes a limit away; the run's unit calls it when it ends.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -153,3 +155,10 @@ def _read_seconds(node: str) -> float:
     dd = ["dd", f"if={node}", "of=/dev/null", "bs=64K", "iflag=direct", "status=none"]
     run(["systemd-run", "--quiet", "--wait", "--collect", f"--slice={_SLICE}", *dd])
     return time.monotonic() - started
+
+
+if __name__ == "__main__":
+    try:
+        lift()
+    except DeviceLimitError as problem:
+        sys.exit(str(problem))

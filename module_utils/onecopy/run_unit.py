@@ -1,4 +1,5 @@
-"""The systemd unit of a run on a KVM host: it holds the machine-wide lock and brings host settings back at its end, however it ends."""
+"""The systemd unit of a run on a KVM host: it holds the machine-wide lock; at its end, however it comes about, host settings are brought
+back and a limit of the store's device is lifted."""
 
 from __future__ import annotations
 
@@ -9,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from . import knobs, lock
+from . import commands, device_limit, knobs, lock, paths
 from .paths import MACHINE, RUNTIME
 
 PACKAGE: Final = "onecopy"
-_COPIED: Final = (lock, knobs)
+_COPIED: Final = (lock, knobs, device_limit, commands, paths)
 
 
 class RunUnitError(Exception):
@@ -76,6 +77,7 @@ def start_command(
         "--service-type=notify",
         f"--working-directory={library}",
         f"--property=ExecStopPost={python} -m {PACKAGE}.knobs {knobs_path}",
+        f"--property=ExecStopPost={python} -m {PACKAGE}.device_limit",
         python,
         "-m",
         f"{PACKAGE}.lock",

@@ -28,6 +28,8 @@ __all__ = ["DATA_ROOTS", "SCRATCH", "Boot", "BootError", "BootSpec", "attach", "
 
 _MOUNT_SECONDS = 30.0
 _SCRATCH_SECONDS = 120.0
+# systemd notices a death a moment after sockets and descriptors of the process do.
+_NOTICE_SECONDS = 0.2
 _STATE_FILE = "boot.json"
 _CLOCKS = ("hello_seconds", "started_at", "ready_at")
 
@@ -78,12 +80,18 @@ class Boot:
         """Socket on which hostfsd tells its counters; None for every other daemon."""
         return self.plan.stats if self.plan.system.path == "hostfsd" else None
 
-    def alive(self) -> tuple[str, str] | None:
-        """None, or (reason, message) when the guest or its daemon died: ``daemon_died`` or ``guest_died`` with the console's last line."""
+    def alive(self, patience_seconds: float = 0.0) -> tuple[str, str] | None:
+        """None, or (reason, message) when the guest or its daemon died: ``daemon_died`` or ``guest_died`` with the console's last line.
+
+        ``patience_seconds``: how long to wait for a death that is under way.
+        """
         poll = select.poll()
         for pidfd in self._pidfds:
             poll.register(pidfd, select.POLLIN)
-        return _diagnose(self.plan) if poll.poll(0) or not self._pidfds else None
+        if self._pidfds and not poll.poll(1000 * patience_seconds):
+            return None
+        time.sleep(_NOTICE_SECONDS)
+        return _diagnose(self.plan)
 
     def last_lines(self) -> list[str]:
         """The last lines of the guest's console."""
@@ -322,7 +330,7 @@ def _as_boot_error(error: BaseException, plan: Arrangement) -> BootError | None:
 
 
 def _why_lost(error: RunnerLost, plan: Arrangement) -> tuple[str, str]:
-    time.sleep(0.2)  # systemd notices a death a moment after the socket does
+    time.sleep(_NOTICE_SECONDS)
     if all(units.state(unit).is_running for unit in filter(None, (plan.daemon_unit, plan.unit))):
         return "guest_not_ready", f"the runner did not answer: {error}; {console_log.telling_line(plan.console)}"
     return _diagnose(plan)

@@ -40,6 +40,7 @@ REASONS: Final = frozenset(
 _ANSWER_SECONDS: Final = 30.0
 _CALL_SECONDS: Final = 60.0
 _SAMPLED_GUESTS: Final = 16
+_DEATH_SECONDS: Final = 2.0
 _MESSAGE_LENGTH: Final = 500
 
 # Below it, reclaim moves copies by less than the intervals show; what there was of it stands in the record.
@@ -112,7 +113,8 @@ def run_trial(context: Context, trial: Mapping[str, Any], boots: Sequence[Boot],
         record |= {"status": "failed", "reason": "internal", "message": _one_line(f"{type(error).__name__}: {error}")}
     if fit:
         fit = not [boot for boot in boots if not _tidy_up(context, trial, boot)]
-    died = _who_died(boots)
+    # A guest's connection ends before its process does.
+    died = _who_died(boots, 0.0 if fit else _DEATH_SECONDS)
     if died is not None:
         fit = False
         if record["status"] != "ok":
@@ -255,10 +257,10 @@ def _dataset_bytes(context: Context) -> int:
     return context.dataset.wanted_bytes(Reads("all"))
 
 
-def _who_died(boots: Sequence[Boot]) -> Record | None:
+def _who_died(boots: Sequence[Boot], patience_seconds: float) -> Record | None:
     """What a record says of the first dead guest or daemon: status, reason, message and the console's last lines; or None."""
     for number, boot in enumerate(boots, start=1):
-        died = boot.alive()
+        died = boot.alive(patience_seconds / len(boots))
         if died is not None:
             which = f"guest {number} of {len(boots)}: " if len(boots) > 1 else ""
             return _failed(died[0], which + died[1], boot.last_lines())

@@ -132,11 +132,12 @@ class FakeBoot:
         self.answer = dict(bed.answer)
         self.facts = {"swaps": 0}
         self.dead: tuple[str, str] | None = None
+        self.dies_slowly = False
         self.remounts = 0
         self.runner = FakeRunner(self)
 
-    def alive(self) -> tuple[str, str] | None:
-        return self.dead
+    def alive(self, patience_seconds: float = 0.0) -> tuple[str, str] | None:
+        return self.dead if patience_seconds or not self.dies_slowly else None
 
     def last_lines(self) -> list[str]:
         return ["[    1.0] invented", "[    2.0] last line of the console"]

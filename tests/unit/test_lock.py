@@ -94,6 +94,7 @@ def test_unit_command() -> None:
     assert command[:4] == ["systemd-run", "--quiet", "--collect", "--unit=onecopy-run@R1.service"]
     assert "--service-type=notify" in command
     assert "--property=ExecStopPost=/usr/bin/python3 -m onecopy.knobs /m/knobs" in command
+    assert "--property=ExecStopPost=/usr/bin/python3 -m onecopy.device_limit" in command
     assert command[-5:] == ["/usr/bin/python3", "-m", "onecopy.lock", "/m/lock", json.dumps(HOLDER)]
 
 
@@ -104,7 +105,7 @@ def test_what_is_copied_for_the_unit_runs_alone(tmp_path: Path) -> None:
             sys.executable,
             "-I",
             "-c",
-            "import sys; sys.path.insert(0, sys.argv[1]); import onecopy.lock, onecopy.knobs",
+            "import sys; sys.path.insert(0, sys.argv[1]); import onecopy.lock, onecopy.knobs, onecopy.device_limit",
             library,
         ],
         check=False,

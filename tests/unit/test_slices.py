@@ -151,14 +151,17 @@ def test_wrong_exit_code_is_a_failure_with_the_last_words(paths: HostPaths) -> N
     assert "No such file" in record["message"]
 
 
+@pytest.mark.parametrize("dies_slowly", [False, True])
 @pytest.mark.parametrize("reason", ["daemon_died", "guest_died"])
-def test_death_fails_that_trial_alone_and_boots_anew(paths: HostPaths, reason: str) -> None:
+def test_death_fails_that_trial_alone_and_boots_anew(paths: HostPaths, reason: str, dies_slowly: bool) -> None:
+    """``dies_slowly``: the connection to the guest ends a moment before its process does."""
     plan = make(systems=["virtiofs_auto"])
     points = Points()
     bed = FakeTestbed(paths.state, points)
 
     def die() -> None:
         bed.booted[-1].dead = (reason, "last line of the console")
+        bed.booted[-1].dies_slowly = dies_slowly
 
     points.at[40] = die
     result = go(plan, paths, bed)
