@@ -8,7 +8,8 @@ DOCUMENTATION = r"""
 module: trial_overhead_info
 short_description: What the kit itself adds to a trial, from stored records
 description:
-  - Reads the newest run below the reports, and tells by kind of trial how long everything took but reaching and verifying the cache state and the workload.
+  - Reads the newest run below the reports, and tells by kind of trial how long everything took but reaching and verifying the cache state and the workload;
+    and how long a guest took to be ready.
 options:
   reports_directory:
     description: The controller's reports.
@@ -33,7 +34,7 @@ results:
   returned: always
   type: str
 kinds:
-  description: Per kind and accelerator V(n), V(median_seconds), V(max_seconds), V(limit_seconds), V(is_within).
+  description: Per kind of trial (V(boot) is a guest's start) and accelerator V(n), V(median_seconds), V(max_seconds), V(limit_seconds), V(is_within).
   returned: always
   type: list
 lines:
@@ -42,6 +43,7 @@ lines:
   type: list
 """
 
+import json
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -59,6 +61,9 @@ def main() -> None:
     if not found:
         module.exit_json(changed=False, results="", kinds=[], lines=["no run is stored yet: ./onecopy demo makes one"])
     kinds = overhead.by_kind(records.read(found[-1]).records)
+    manifest = found[-1].with_name("manifest.json")
+    if manifest.exists():
+        kinds += overhead.readiness(json.loads(manifest.read_text(encoding="utf-8")))
     module.exit_json(changed=False, results=str(found[-1]), kinds=kinds, lines=overhead.lines(kinds))
 
 

@@ -42,7 +42,7 @@ class Testbed(Protocol):
 
 @dataclass
 class Slice:
-    """What one slice did. ``boots`` has one entry per new boot: label, system, boot_id, kernel, facts, command_lines.
+    """What one slice did. ``boots`` has one entry per new boot: label, system, boot_id, kernel, hello_seconds, facts, command_lines.
 
     Of a fleet the first guest has ``facts`` and ``command_lines``, and the others ``like``, its boot_id: theirs are the same but for the guest's name.
     """
@@ -188,7 +188,7 @@ class _Worker:
         for spec, boot in zip(specs, boots, strict=True):
             boot.is_fresh = True
             entry: dict[str, Any] = {"label": spec.label, "system": spec.system, "boot_id": boot.boot_id}
-            entry["kernel"] = boot.runner.hello.get("kernel")
+            entry |= {"kernel": boot.runner.hello.get("kernel"), "hello_seconds": boot.hello_seconds}
             # A fleet's command lines differ in the guest's name alone, and there may be hundreds of them.
             own = {"facts": boot.facts, "command_lines": boot.command_lines}
             entry |= own if boot is boots[0] else {"like": boots[0].boot_id}

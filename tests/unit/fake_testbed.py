@@ -119,6 +119,7 @@ class FakeBoot:
     qmp = None
     plan = SimpleNamespace(mounted_images={})
     is_fresh = False
+    hello_seconds = 7.1
 
     def __init__(self, bed: FakeTestbed, spec: BootSpec, paths: HostPaths, boot_id: str) -> None:
         share = paths.share(spec.dataset)

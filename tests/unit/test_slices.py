@@ -77,6 +77,7 @@ def test_whole_plan(paths: HostPaths) -> None:
     assert [record["id"] for record in every] == [trial["id"] for trial in plan["trials"]]
     assert {record["status"] for record in every} == {"ok"}, [record.get("message") for record in every]
     assert [boot["label"] for boot in result.boots] == list(dict.fromkeys(trial["label"] for trial in plan["trials"]))
+    assert {boot["hello_seconds"] for boot in result.boots} == {7.1}
     assert not bed.alive()
     assert {record["accelerator"] for record in every if record["system"] == "hfs"} == {"none"}
 
