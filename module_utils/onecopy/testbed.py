@@ -81,10 +81,7 @@ class Boot:
         return self.plan.stats if self.plan.system.path == "hostfsd" else None
 
     def alive(self, patience_seconds: float = 0.0) -> tuple[str, str] | None:
-        """None, or (reason, message) when the guest or its daemon died: ``daemon_died`` or ``guest_died`` with the console's last line.
-
-        ``patience_seconds``: how long to wait for a death that is under way.
-        """
+        """None, or ``daemon_died`` or ``guest_died`` with the console's last line; a death under way is waited for ``patience_seconds``."""
         poll = select.poll()
         for pidfd in self._pidfds:
             poll.register(pidfd, select.POLLIN)
