@@ -114,12 +114,14 @@ def test_what_crossed_is_told_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
         }
 
     monkeypatch.setattr(io_path, "snapshot", snapshot)
+    waited = iter([0.25, 1.25])
+    monkeypatch.setattr(io_path, "ask", lambda path: {"window": {"map_seconds": next(waited)}})
     runner = SimpleNamespace(call=lambda op, timeout: {})
     boot: Any = SimpleNamespace(qemu_pid=1, daemon_pid=2, stats=Path("/s"), runner=runner)
     assert reader.crossed(reader.snapshot(boot), boot) == {
         "read_requests": 6,
         "qemu_faults": 3,
-        "host_seconds": 4.5,
+        "service_seconds": 2.5,
         "daemon_read_bytes": 300,
         "block_bytes": 30,
     }
@@ -215,16 +217,20 @@ def test_an_image_has_no_threshold() -> None:
 class Mapping:
     """A window whose every mapping takes a millisecond per range that is live."""
 
-    def __init__(self, tmp_path: Path, ranges: int, lost: int = 0) -> None:
-        self.live = self.lost = 0
+    def __init__(self, tmp_path: Path, ranges: int, lost: int = 0, copies: int = 1) -> None:
+        self.copies = copies
+        self.live = self.copied = 0
         self.seconds = 0.0
         self.loses = lost
         self.size = ranges * reader.RANGE_BYTES
         self.path = tmp_path / "sparse"
 
     def read(
-        self, scene: Scene, boot: Any, pattern: str, paths: Sequence[str], span: tuple[int, int]
+        self, scene: Scene, boot: Any, pattern: str, paths: Sequence[str], span: tuple[int, int] = (0, 0)
     ) -> reader.Reading:
+        if pattern == "sequential":
+            self.copied += sum((self.path.parent / Path(path).relative_to("/scratch")).stat().st_size for path in paths)
+            return reader.Reading(0, 0.1, 0, None)
         assert (pattern, paths) == ("touch", ["/scratch/sparse"])
         start, end = (offset // reader.RANGE_BYTES for offset in span)
         assert self.path.stat().st_size >= span[1]
@@ -234,6 +240,9 @@ class Mapping:
         self.live -= self.loses
         return reader.Reading(end - start, 0.5, 0, None)
 
+    def snapshot(self, boot: Any) -> dict[str, float]:
+        return {"read_bytes": self.copied * self.copies, "service_seconds": self.copied / MIB}
+
     def window(self, boot: Any) -> dict[str, Any]:
         live = {"maps_total": self.live, "ranges_live": self.live}
         return {"window_bytes": self.size, "map_seconds": self.seconds, **live}
@@ -242,6 +251,7 @@ class Mapping:
 def map_scene(machine: Mapping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     monkeypatch.setattr(reader, "read", machine.read)
     monkeypatch.setattr(reader, "window", machine.window)
+    monkeypatch.setattr(reader, "snapshot", machine.snapshot)
     monkeypatch.setattr(reader, "guest_used_bytes", lambda boot: MIB)
     monkeypatch.setattr(io_path, "process_counters", lambda pid: {"cpu_seconds_main": 2.0})
     text = {"human-readable-text": "title\n" + "block\n" * 7}
@@ -257,6 +267,7 @@ def test_a_mapping_costs_more_the_more_there_are(tmp_path: Path, monkeypatch: py
     assert found.metrics["map_at_50_seconds"] == pytest.approx(0.0445)
     assert found.metrics["map_at_100_seconds"] == pytest.approx(0.0945)
     assert found.metrics["regions_at_100"] == 7
+    assert found.metrics["copy_seconds_per_byte"] == pytest.approx(1 / MIB)
     assert [step for step, _ in found.series["map_seconds_by_live_ranges"]] == [50, 100]  # 500 do not fit
     assert list(tmp_path.iterdir()) == []
 
@@ -265,6 +276,14 @@ def test_ranges_that_were_taken_back_are_noticed(tmp_path: Path, monkeypatch: py
     scene = map_scene(Mapping(tmp_path, 200, lost=1), tmp_path, monkeypatch)
     with pytest.raises(ProbeError, match="9 maps for 10 ranges, 48 live where 50 were wanted"):
         map_cost.run(scene)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_small_files_are_mapped_there_is_nothing_to_compare_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ProbeError, match="0 bytes were copied: inode_dax_kib must be above 256"):
+        map_cost.run(map_scene(Mapping(tmp_path, 200, copies=0), tmp_path, monkeypatch))
     assert list(tmp_path.iterdir()) == []
 
 

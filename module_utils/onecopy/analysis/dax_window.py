@@ -12,7 +12,7 @@ from scipy import stats
 from .metrics import metric
 from .stored_run import Record, Run, by_boot, group
 
-MEASURES: Final = ("instructions", "requests", "host_seconds")
+MEASURES: Final = ("instructions", "requests", "service_seconds")
 _SIZES: Final = "file_sizes"
 _TIMES: Final = ("first", "reread")
 Costs = Mapping[float, tuple[float, float]]
@@ -26,6 +26,7 @@ def is_dax_window(run: Run) -> bool:
 def dax_window(run: Run) -> dict[str, Any]:
     """``break_even``: one row per size of file, measure, and pair of a label that maps every file with one that has no window.
 
+    ``live_ranges``: per label that mapped many ranges what one more mapping costs, and how many bytes are copied in that time (``copied_bytes``).
     ``memory``: per label what the guest has in use beside its window, medians over boots; ``memory_per_window``: the slope of the line through
     them, bytes per byte of window, by host; absent for fewer than three windows.
     """
@@ -33,6 +34,7 @@ def dax_window(run: Run) -> dict[str, Any]:
     slopes = {host: _slope([row for row in memory if row["host"] == host]) for host in run.hosts}
     return {
         "break_even": list(_break_even(run)),
+        "live_ranges": list(_live_ranges(run)),
         "memory": memory,
         "memory_per_window": {host: slope for host, slope in slopes.items() if slope is not None},
     }
@@ -70,14 +72,28 @@ def _break_even(run: Run) -> Iterator[dict[str, Any]]:
 
 def _costs(records: Sequence[Record], measure: str) -> Costs:
     """By size of file: cost per file of the first read and of a re-read, medians over boots."""
-    found: dict[str, dict[float, float]] = {}
-    for when in _TIMES:
-        values: dict[float, list[float]] = {}
-        for record in records:
-            for size, value in record["probe"].get("series", {}).get(f"{when}_{measure}", []):
-                values.setdefault(size, []).append(value)
-        found[when] = {size: plain.median(each) for size, each in values.items()}
+    found = {when: _medians(records, f"{when}_{measure}") for when in _TIMES}
     return {size: (first, found["reread"][size]) for size, first in found["first"].items() if size in found["reread"]}
+
+
+def _live_ranges(run: Run) -> Iterator[dict[str, Any]]:
+    counted = [record for record in run.ok("probe") if "copy_seconds_per_byte" in record["probe"]["metrics"]]
+    for (host, system, label), records in group(counted, ("host", "system", "label")).items():
+        copy = plain.median(record["probe"]["metrics"]["copy_seconds_per_byte"] for record in records)
+        found = {
+            name: _medians(records, f"{name}_by_live_ranges") for name in ("map_seconds", "qemu_seconds", "regions")
+        }
+        for live, seconds in found["map_seconds"].items():
+            row = {"host": host, "system": system, "label": label, "live_ranges": live, "copied_bytes": seconds / copy}
+            yield row | {name: values[live] for name, values in found.items()}
+
+
+def _medians(records: Sequence[Record], series: str) -> dict[float, float]:
+    values: dict[float, list[float]] = {}
+    for record in records:
+        for at, value in record["probe"].get("series", {}).get(series, []):
+            values.setdefault(at, []).append(value)
+    return {at: plain.median(each) for at, each in sorted(values.items())}
 
 
 def _memory(run: Run) -> Iterator[dict[str, Any]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from ..probes.reader import RANGE_BYTES
 from .document import Block, Cell, Column, Section, Table, Text, text_row
 from .results import row_name
 from .stored_run import Run
@@ -18,20 +20,20 @@ _COSTS: Final = ("mapped_first", "mapped_reread", "copied_first", "copied_reread
 _CROSSED: Final = (
     ("read_requests", "READ", "requests", 1, "{:,.0f}"),
     ("read_bytes", "copied by READ", "MiB", _MIB, "{:,.1f}"),
-    ("map_requests", "SETUPMAPPING", "requests", 1, "{:,.0f}"),
-    ("unmap_requests", "REMOVEMAPPING", "requests", 1, "{:,.0f}"),
+    ("map_requests", "maps", "requests", 1, "{:,.0f}"),
+    ("unmap_requests", "unmaps", "requests", 1, "{:,.0f}"),
     ("requests", "all FUSE", "requests", 1, "{:,.0f}"),
     ("daemon_read_bytes", "daemon read", "MiB", _MIB, "{:,.1f}"),
-    ("block_bytes", "guest block devices", "MiB", _MIB, "{:,.1f}"),
+    ("block_bytes", "guest block", "MiB", _MIB, "{:,.1f}"),
     ("guest_faults", "guest faults", "", 1, "{:,.0f}"),
     ("qemu_faults", "QEMU faults", "", 1, "{:,.0f}"),
     ("instructions_per_byte", "guest instructions", "per byte", 1, "{:,.3f}"),
-    ("host_seconds", "QEMU and daemon", "ms of CPU", 0.001, "{:,.1f}"),
+    ("service_seconds", "daemon busy", "ms", 0.001, "{:,.1f}"),
 )
 _WORDS: Final = {
     "instructions": "guest instructions",
     "requests": "requests to the daemon",
-    "host_seconds": "CPU seconds of QEMU and the daemon",
+    "service_seconds": "seconds of the daemon",
 }
 
 
@@ -44,12 +46,13 @@ def reread_sections(run: Run, summary: Row) -> Iterator[Section]:
     blocks: list[Block] = [
         Text(
             "Large files, read from a cold guest over a warm host, then again and again; medians over boots. A page that is mapped needs no "
-            "READ: what it needs in its place (mappings, faults) stands beside it, because moved is not removed. Faults of the guest are those "
+            "READ: what it needs in its place (maps and unmaps, which are SETUPMAPPING and REMOVEMAPPING requests of 2 MiB each, and faults) "
+            "stands beside it, because moved is not removed. Faults of the guest are those "
             "of the reading program; QEMU's are of its whole process. A dash: this path has no such counter."
         )
     ]
     if _is_tcg(run):
-        blocks.append(Text(f"CPU seconds come from a clock: {TCG_REASON}.", "warning"))
+        blocks.append(Text(f"Seconds come from a clock: {TCG_REASON}.", "warning"))
     for label in labels:
         blocks.append(_crossed(run, [row for row in rows if row["probe"] == label], _pattern(run, label)))
     yield Section("rereads", "Re-reading: what crosses to the host", blocks)
@@ -60,15 +63,18 @@ def dax_window_sections(run: Run, summary: Row) -> Iterator[Section]:
     found = summary.get("dax_window")
     if not found:
         return
-    blocks: list[Block] = [Text(f"CPU seconds come from a clock: {TCG_REASON}.", "warning")] if _is_tcg(run) else []
+    blocks: list[Block] = [Text(f"Seconds come from a clock: {TCG_REASON}.", "warning")] if _is_tcg(run) else []
     blocks += [
         Text(
-            "A mapping costs the guest little, and QEMU and the daemon a lot, the more the more ranges are live (probe map_cost): what "
-            "the guest saves in instructions and requests the host may spend. Break-even is where both ways cost the same, by each measure."
+            "A mapping costs the guest little, and QEMU and the daemon the more the more ranges are live: what the guest saves in "
+            "instructions and requests the host may spend. Break-even is where both ways cost the same, by each measure; a second of the "
+            "daemon is its CPU and its waiting for QEMU, with as few live ranges as the files need."
         )
     ]
     blocks += [Text(line) for line in _lines(found["break_even"])]
-    blocks += [_break_even(found["break_even"]), *_memory(run, found)]
+    blocks += [_break_even(found["break_even"])]
+    blocks += [_live_ranges(run, found["live_ranges"])] if found["live_ranges"] else []
+    blocks += _memory(run, found)
     yield Section("dax-window", "When a DAX window pays", blocks)
 
 
@@ -84,7 +90,7 @@ def _crossed(run: Run, rows: Sequence[Row], pattern: str) -> Table:
     values: dict[str, dict[str, float]] = {}
     for row in rows:
         values.setdefault(row_name(run, row), {})[row["metric"]] = row["value"]
-    columns = [Column("system"), Column("window", "MiB", "right"), Column("read", "MiB", "right"), Column("time")]
+    columns = [Column("system"), Column("window", "MiB", "right"), Column("read", "MiB", "right"), Column("when")]
     columns += [Column(title, unit, "right") for _, title, unit, _, _ in _CROSSED]
     columns.append(Column("cached in the guest", "MiB", "right"))
     cells = []
@@ -97,7 +103,7 @@ def _crossed(run: Run, rows: Sequence[Row], pattern: str) -> Table:
             cached = f"{found['guest_cached_bytes'] / _MIB:,.1f}" if when == "reread" else ""
             window = f"{found['window_bytes'] / _MIB:,.0f}" if found.get("window_bytes") else "none"
             size = f"{found['working_set_bytes'] / _MIB:,.0f}"
-            cells.append(text_row(name, window, size, "first read" if when == "first" else "re-read", *each, cached))
+            cells.append(text_row(name, window, size, "first" if when == "first" else "again", *each, cached))
     return Table(columns, cells, f"What crosses to the host, {pattern} reading")
 
 
@@ -108,7 +114,8 @@ def _lines(rows: Sequence[Row]) -> Iterator[str]:
     ):
         key = {"host": host, "mapped": mapped, "copied": copied, "measure": measure}
         own = [row for row in rows if all(row[name] == value for name, value in key.items())]
-        parts = [f"{_size(row)}: {_reads(row)}" for row in own]
+        reads = {_reads(row) for row in own}
+        parts = [f"{_size(row)}: {_reads(row)}" for row in own] if len(reads) > 1 else [f"every size: {reads.pop()}"]
         yield f"Break-even in {_WORDS[measure]}, {mapped} (maps) against {copied} (copies), by size of file: {'; '.join(parts)}."
 
 
@@ -126,6 +133,29 @@ def _break_even(rows: Sequence[Row]) -> Table:
             ]
         )
     return Table(columns, cells, "Cost per file of the first read and of every re-read, mapped and copied")
+
+
+def _live_ranges(run: Run, rows: Sequence[Row]) -> Table:
+    columns = [Column("system"), Column("live ranges", align="right"), Column("memory regions of QEMU", align="right")]
+    columns += [Column("one mapping", "ms of the daemon", "right"), Column("", "ms of QEMU's main thread", "right")]
+    columns += [Column("as long as copying", "MiB", "right"), Column("a whole range pays from", "reads", "right")]
+    cells = [
+        text_row(
+            row_name(run, {**row, "guests": 1}),
+            f"{row['live_ranges']:,.0f}",
+            f"{row['regions']:,.0f}",
+            f"{row['map_seconds'] * 1000:,.2f}",
+            f"{row['qemu_seconds'] * 1000:,.2f}",
+            f"{row['copied_bytes'] / _MIB:,.2f}",
+            f"{math.ceil(row['copied_bytes'] / RANGE_BYTES):,}",
+        )
+        for row in rows
+    ]
+    return Table(
+        columns,
+        cells,
+        "One more mapping, by live ranges: a range shows 2 MiB at most, so beyond that one read is copied faster",
+    )
 
 
 def _memory(run: Run, found: Row) -> Iterator[Block]:

@@ -23,14 +23,14 @@ _KIB: Final = 1024
 _NAME: Final = "sizes"
 # Real files seldom end with a page: what a window shows of the last one is a copy.
 _SHORT_BYTES: Final = 96
-_COUNTED: Final = ("requests", "read_requests", "read_bytes", "map_requests", "instructions", "host_seconds")
+_COUNTED: Final = ("requests", "read_requests", "read_bytes", "map_requests", "instructions", "service_seconds")
 
 
 def run(scene: Scene) -> Probed:
     """Read ``files`` files of every size of ``sizes_kib`` (less a few bytes) from a cold guest over a warm host, then ``rounds`` times again.
 
     Series of points (bytes of a file, value per file), medians over rounds: ``first_`` and ``reread_`` with ``requests``, ``read_requests``,
-    ``read_bytes`` (copied by READ), ``map_requests``, ``host_seconds`` (see reader.snapshot), ``instructions`` of the guest where they can
+    ``read_bytes`` (copied by READ), ``map_requests``, ``service_seconds`` (see reader.snapshot), ``instructions`` of the guest where they can
     be counted; and ``guest_cached_bytes``.
     Metrics: sums over all files, and ``second_copy_bytes``: what tails hold of the files' last pages.
     Raises ProbeError, RunnerError, OSError.

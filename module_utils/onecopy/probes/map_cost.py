@@ -1,7 +1,8 @@
-"""What one more mapping costs when there are many: for QEMU every range of the window is a memory region, and all of them are gone through."""
+"""What one more mapping costs when there are many, beside copying: for QEMU every range of the window is a memory region among all others."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,9 @@ from .scene import Probe, Probed, ProbeError, Scene
 
 _CALL_SECONDS: Final = 120.0
 _NAME: Final = "sparse"
+_COPIED: Final = "copied"
+_COPIED_FILES: Final = 32
+_COPIED_BYTES: Final = 256 << 10
 # The guest's kernel takes ranges back when less than a fifth of them is free.
 _USABLE: Final = 0.8
 
@@ -23,7 +27,8 @@ def run(scene: Scene) -> Probed:
 
     Per number N of live ranges that the window can hold: ``map_at_N_seconds`` (the daemon waits for QEMU), ``map_at_N_wall_seconds`` (the
     guest waits for a page), ``qemu_at_N_seconds`` of QEMU's main thread, each per mapping, ``regions_at_N`` (memory blocks of QEMU), and
-    ``map_at_N_instructions`` of the guest where they can be counted; the series have the same over N. Raises ProbeError, RunnerError, OSError.
+    ``map_at_N_instructions`` of the guest where they can be counted; the series have the same over N. ``copy_seconds_per_byte``: of the
+    daemon, for files below the threshold. Raises ProbeError, RunnerError, OSError.
     """
     boot, sampled = scene.boot, int(scene.parameters["sampled"])
     window = reader.window(boot)
@@ -34,7 +39,7 @@ def run(scene: Scene) -> Probed:
             f"{most} ranges can be live in this window: none of {scene.parameters['ranges']} can be reached"
         )
     metrics: dict[str, float] = {"guest_used_bytes": reader.guest_used_bytes(boot)}
-    metrics["window_bytes"] = window["window_bytes"]
+    metrics |= {"window_bytes": window["window_bytes"], "copy_seconds_per_byte": _copy_seconds(scene)}
     series: dict[str, list[list[float]]] = {}
     path = boot.plan.share_scratch / _NAME
     _make(path, steps[-1])
@@ -74,6 +79,29 @@ def _sample(scene: Scene, start: int, end: int) -> dict[str, float]:
     if found.instructions is not None:
         counted["map_instructions"] = found.instructions / maps
     return counted
+
+
+def _copy_seconds(scene: Scene) -> float:
+    """Seconds that the daemon is occupied per byte that it copies."""
+    boot = scene.boot
+    directory = boot.plan.share_scratch / _COPIED
+    directory.mkdir()
+    try:
+        for number in range(_COPIED_FILES):
+            (directory / str(number)).write_bytes(bytes(_COPIED_BYTES))
+        reader.read(scene, boot, "sequential", [])  # the program's own pages come from the root disk
+        before = reader.snapshot(boot)
+        reader.read(
+            scene, boot, "sequential", [f"{boot.scratch}/{_COPIED}/{number}" for number in range(_COPIED_FILES)]
+        )
+        counted = reader.crossed(before, boot)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    if counted["read_bytes"] != _COPIED_FILES * _COPIED_BYTES:
+        raise ProbeError(
+            f"{counted['read_bytes']:.0f} bytes were copied: inode_dax_kib must be above {_COPIED_BYTES >> 10}"
+        )
+    return counted["service_seconds"] / counted["read_bytes"]
 
 
 def _touch(scene: Scene, start: int, end: int) -> reader.Reading:

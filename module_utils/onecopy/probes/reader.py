@@ -18,8 +18,6 @@ PATTERNS: Final = ("sequential", "mmap", "random")
 RANGE_BYTES: Final = 2 << 20
 _CALL_SECONDS: Final = 60.0
 _NANOSECONDS: Final = 1e9
-# The vCPU's own time is emulation under TCG, and the monitor's is ours.
-_SERVING: Final = (("qemu", ("main", "io", "worker")), ("daemon", ("main", "worker")))
 _FUSE: Final = ("requests", "read_requests", "read_bytes", "map_requests", "unmap_requests")
 _PROGRAM: Final = """
 import json, mmap, os, random, resource, sys, time
@@ -103,11 +101,10 @@ def snapshot(boot: Boot) -> dict[str, float]:
     layers = io_path.snapshot([guest], daemons)
     found = {name: value for name, value in layers.get("fuse", {}).items() if name in _FUSE}
     found["qemu_faults"] = layers["qemu"]["minor_faults"] + layers["qemu"]["major_faults"]
-    found["host_seconds"] = sum(
-        layers.get(layer, {}).get(f"cpu_seconds_{kind}", 0.0) for layer, kinds in _SERVING for kind in kinds
-    )
     if "daemon" in layers:
         found["daemon_read_bytes"] = layers["daemon"]["read_call_bytes"]
+        threads = (value for name, value in layers["daemon"].items() if name.startswith("cpu_seconds_"))
+        found["service_seconds"] = sum(threads) + window(boot).get("map_seconds", 0.0)
     return found | {"block_bytes": layers["guest"].get("read_bytes", 0.0)}
 
 

@@ -43,7 +43,7 @@ def run() -> Run:
             series = {
                 f"{when}_{measure}": [[kib * 1024, costs[at] / scale] for kib, costs in sizes.items()]
                 for at, when in enumerate(("first", "reread"))
-                for measure, scale in (("instructions", 1), ("host_seconds", 1e6))
+                for measure, scale in (("instructions", 1), ("service_seconds", 1e6))
             }
             left = {"guest_used_bytes": 90 * MIB}  # by what ran before it in this boot
             left |= {"window_bytes": {"maps": 1024, "copies": 0}[label] * MIB} if label in ("maps", "copies") else {}
@@ -54,10 +54,15 @@ def run() -> Run:
             for when in ("first", "reread"):
                 metrics |= {f"{when}_read_requests": 0.0 if window else 256.0, f"{when}_map_requests": 16.0 * block}
             records.append(record(label, "reread", block, metrics))
+        many = {"map_seconds": [[50, 0.001], [1000, 0.004 + 0.002 * block]], "qemu_seconds": [[50, 0.1], [1000, 0.2]]}
+        many["regions"] = [[50, 56], [1000, 1006]]
+        series = {f"{name}_by_live_ranges": points for name, points in many.items()}
+        records.append(record("default", "map_cost", block, {"copy_seconds_per_byte": 1e-9}, series))
     plan = {
         "labels": {label: {"system": "myfs", "options": options} for label, options in LABELS.items()},
         "probes": {
             "file_sizes": {"probe": "file_sizes", "parameters": {}},
+            "map_cost": {"probe": "map_cost", "parameters": {}},
             "reread": {"probe": "reread", "parameters": {"pattern": "sequential"}},
         },
     }
@@ -107,6 +112,12 @@ def test_every_size_is_compared_with_every_way_to_copy() -> None:
     assert len(rows) == 8
 
 
+def test_a_mapping_among_many_takes_as_long_as_copying_more() -> None:
+    rows = dax_window(run())["live_ranges"]
+    assert [(row["live_ranges"], row["regions"]) for row in rows] == [(50, 56), (1000, 1006)]
+    assert [row["copied_bytes"] for row in rows] == [pytest.approx(1e6), pytest.approx(5e6)]
+
+
 def test_a_window_costs_a_64th_of_itself() -> None:
     found = dax_window(run())
     assert found["memory_per_window"]["kvm1"] == pytest.approx(1 / 64)
@@ -122,8 +133,8 @@ def test_the_report_says_it() -> None:
     table = crossed.blocks[-1]
     assert isinstance(table, Table)
     rows = {(row[0].text, row[3].text): [cell.text for cell in row] for row in table.rows}
-    assert rows["copies", "re-read"][1:7] == ["none", "32", "re-read", "256", "-", "8"]
-    assert rows["default", "re-read"][1:7] == ["512", "32", "re-read", "0", "-", "8"]
+    assert rows["copies", "again"][1:7] == ["none", "32", "again", "256", "-", "8"]
+    assert rows["default", "again"][1:7] == ["512", "32", "again", "0", "-", "8"]
     (section,) = dax_window_sections(this, summary)
     text = " ".join(block.text for block in section.blocks if isinstance(block, Text))
     assert "4 KiB: from 5 reads on; 1 MiB: from the first read on." in text
