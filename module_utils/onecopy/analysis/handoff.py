@@ -59,9 +59,8 @@ def find_run(reports: Path, name: str) -> Path:
     for directory in (Path(name), reports / name):
         if (directory / "manifest.json").is_file():
             return directory.resolve()
-    found = sorted(
-        path.parent for path in [*reports.glob(f"{name}/*/manifest.json"), *reports.glob(f"*/{name}/manifest.json")]
-    )
+    patterns = () if Path(name).is_absolute() else (f"{name}/*/manifest.json", f"*/{name}/manifest.json")
+    found = sorted(path.parent for pattern in patterns for path in reports.glob(pattern))
     if found:
         return found[-1].resolve()
     known = ", ".join(sorted(str(path.parent.relative_to(reports)) for path in reports.glob("*/*/manifest.json"))[-5:])

@@ -112,6 +112,20 @@ def test_refusals_are_one_line(run: Path, repository: Path, change: Callable[[Pa
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["{run}", "invented", "invented/{id}", "{id}"])
+def test_a_run_is_found_by_every_name(run: Path, name: str) -> None:
+    assert handoff.find_run(run.parents[1], name.format(run=run, id=run.name)) == run
+
+
+@pytest.mark.parametrize("name", ["/nowhere", "/", "smoke", "no/such/run"])
+def test_a_run_that_is_not_there_is_refused_with_those_that_are(run: Path, name: str) -> None:
+    with pytest.raises(archive.ArchiveError) as caught:
+        handoff.find_run(run.parents[1], name)
+    assert str(caught.value) == f"no run {name!r} in {run.parents[1]}: there are, newest last, invented/{run.name}"
+    with pytest.raises(archive.ArchiveError, match="there is none yet"):
+        handoff.find_run(run, name)
+
+
 def move_the_goal(repository: Path) -> bytes:
     moved = CLAIMS.replace(b"[1.8, ~]", b"[1.9, ~]")
     (repository / "experiments/claims.yml").write_bytes(moved)
