@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from collections.abc import Iterator
+from mmap import mmap
 from pathlib import Path
 from typing import Final
+
+from . import cachestat
 
 _SYS_PROCESS_MADVISE: Final = 440
 _MADV_PAGEOUT: Final = 21
 # The kernel takes at most this much of one vector element; a larger one would be cut short without a word.
 _CHUNK_BYTES: Final = 1 << 30
+_BLOCK_BYTES: Final = 1 << 20
+_PUNCH_HOLE: Final = 0x03  # with KEEP_SIZE
 
 
 class _IoVec(ctypes.Structure):
@@ -49,3 +55,52 @@ def page_out(pid: int, path: Path) -> int:
     finally:
         os.close(pidfd)
     return advised
+
+
+def take_back(path: Path) -> None:
+    """Make every process let go of what is cached of ``path``, also of pages that several map, which page_out cannot free.
+
+    What is cached is written over itself past the page cache, block by block, and the kernel takes such pages from everybody; a hole is
+    punched again. The bytes stay the same, and no block is allocated. Dirty pages are written. Raises OSError.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        # O_DIRECT wants whole pages of memory.
+        buffer = mmap(-1, _BLOCK_BYTES)
+        for start in range(0, size, _BLOCK_BYTES):
+            length = min(_BLOCK_BYTES, size - start)
+            if cachestat.cachestat(fd, start, length).resident:
+                for offset, end, is_data in _segments(fd, start, start + length):
+                    if is_data:
+                        view = memoryview(buffer)[: end - offset]
+                        os.preadv(fd, [view], offset)
+                        os.pwritev(fd, [view], offset)
+                    else:
+                        _punch(fd, offset, end - offset)
+    finally:
+        os.close(fd)
+
+
+def _segments(fd: int, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
+    """Data and holes between two offsets, in order."""
+    while start < end:
+        try:
+            data = min(os.lseek(fd, start, os.SEEK_DATA), end)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            data = end  # a hole up to the end of the file
+        if data > start:
+            yield start, data, False
+        if data < end:
+            start = min(os.lseek(fd, data, os.SEEK_HOLE), end)
+            yield data, start, True
+        else:
+            start = end
+
+
+def _punch(fd: int, offset: int, length: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.fallocate(fd, _PUNCH_HOLE, ctypes.c_int64(offset), ctypes.c_int64(length)):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -48,3 +48,36 @@ def test_mapped_pages_can_be_evicted(disk_path: Path) -> None:
         finally:
             os.close(fd)
         process.communicate("")
+
+
+def test_pages_that_several_processes_map_are_taken_from_all_of_them(disk_path: Path) -> None:
+    path = disk_path / "mapped"
+    content = os.urandom(3 << 20)
+    with open(path, "wb") as file:
+        file.write(content)
+        file.truncate(8 << 20)  # and a hole
+    os.sync()
+    blocks = path.stat().st_blocks
+    command = [sys.executable, "-c", MAPPER, str(path)]
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as one,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other,
+    ):
+        for process in (one, other):
+            assert process.stdout is not None
+            assert process.stdout.readline() == "mapped\n"
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            for process in (one, other):
+                pageout.page_out(process.pid, path)
+            cachestat.evict(fd)
+            assert cachestat.cachestat(fd).resident > 0, "what two processes map stays, that is why take_back exists"
+            pageout.take_back(path)
+            cachestat.evict(fd)
+            assert cachestat.cachestat(fd).resident == 0
+        finally:
+            os.close(fd)
+        one.communicate("")
+        other.communicate("")
+    assert path.read_bytes() == content + bytes(5 << 20)
+    assert path.stat().st_blocks == blocks
