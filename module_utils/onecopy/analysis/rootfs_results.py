@@ -15,7 +15,7 @@ _MIB: Final = 1 << 20
 _STAGES: Final = {"booted": "booted", "executed": "programs executed", "more": "the same again"}
 _EXPLAINED: Final = (
     "The guests' root lies on the path under test, cold on the host when they start. “Held” is every copy of its pages in the machine, on DAX paths "
-    "with what the host reads ahead at each fault (2 MiB where QEMU asks for huge pages). Crossed: bytes that QEMU's disks or the daemon read for the "
+    "with what the host reads at the first touch (2 MiB and more, since QEMU asks for huge pages). Crossed: bytes that QEMU's disks or the daemon read for the "
     "guests; virtiofsd counts no requests. Busy: files that the host cannot execute meanwhile (ETXTBSY), because the daemon holds them open for writing."
 )
 
