@@ -1,13 +1,11 @@
-"""What the fault suite shares: how many points, the seed, and the table of faults and outcomes at the end."""
+"""What the fault suite shares, and the table of faults and outcomes at the end."""
 
 from __future__ import annotations
 
-import os
-import random
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,20 +15,9 @@ UNIT = Path(__file__).resolve().parents[1] / "unit"
 sys.path.append(str(UNIT))
 
 import fakes
-from ansible.module_utils.onecopy import host_data, measure
+from ansible.module_utils.onecopy import host_data
 from ansible.module_utils.onecopy.paths import HostPaths
-
-# Points of each fault that needs guests; the others take a fraction of a second each.
-POINTS = int(os.environ.get("ONECOPY_FAULT_POINTS", "1"))
-CHEAP = max(POINTS, 5)
-SEED = int(os.environ.get("ONECOPY_FAULT_SEED", "2011"))
-
-Told = Callable[..., None]
-
-
-def draw(*names: object) -> random.Random:
-    """The random numbers of one point: the same names and seed give the same ones."""
-    return random.Random("/".join(str(name) for name in (SEED, *names)))
+from points import SEED, Told
 
 
 @dataclass
@@ -105,8 +92,7 @@ def told(request: pytest.FixtureRequest) -> Iterator[Told]:
 
 @pytest.fixture
 def host(disk_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostPaths:
-    """A KVM host without guests (fakes.py), where nobody notices that others on this machine drop its page cache."""
-    monkeypatch.setattr(measure, "disturbed", lambda before, after: None)
+    """A KVM host without guests (fakes.py), whose counts are not taken again when others on this machine drop its page cache."""
     monkeypatch.setattr(host_data.ShareData, "reclaimed_pages", lambda self, parts: 0)
     paths = HostPaths(disk_path)
     fakes.lay_out(paths)
@@ -123,15 +109,3 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield place
     finally:
         subprocess.run(["umount", place], check=True)
-
-
-def fill(disk: Path, spare_bytes: int) -> None:
-    """Leave ``spare_bytes`` of a small disk, in whole pages; 0 or more."""
-    status = os.statvfs(disk)
-    with open(disk / "filler", "wb") as file:
-        os.posix_fallocate(file.fileno(), 0, status.f_bavail * status.f_frsize - spare_bytes // 4096 * 4096)
-
-
-def make_room(disk: Path) -> None:
-    """Undo ``fill``."""
-    (disk / "filler").unlink()

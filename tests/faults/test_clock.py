@@ -10,9 +10,9 @@ import pytest
 from ansible.module_utils.onecopy import run_directory, trial
 from ansible.module_utils.onecopy.analysis import reporting, stored_run
 from ansible.module_utils.onecopy.paths import HostPaths
-from conftest import CHEAP, Told, draw
 from fake_testbed import FakeTestbed, Points
 from fakes import found, go, is_complete, plan
+from points import CHEAP, Told, draw
 
 PROJECT = Path(__file__).resolve().parents[2]
 DAY = 86400.0

@@ -12,9 +12,9 @@ from ansible.module_utils.onecopy import image, run_directory
 from ansible.module_utils.onecopy.analysis import reporting
 from ansible.module_utils.onecopy.commands import CommandError
 from ansible.module_utils.onecopy.paths import HostPaths
-from conftest import CHEAP, Told, draw, fill, make_room
 from fake_testbed import FakeTestbed
 from fakes import RUN, found, go, is_complete, plan
+from points import CHEAP, Told, draw, fill, make_room
 
 PROJECT = Path(__file__).resolve().parents[2]
 GOLDEN = PROJECT / "tests/golden/invented"

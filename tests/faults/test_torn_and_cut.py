@@ -9,9 +9,9 @@ import pytest
 from ansible.module_utils.onecopy import records, run_directory
 from ansible.module_utils.onecopy.analysis import archive, stored_run
 from ansible.module_utils.onecopy.paths import HostPaths
-from conftest import CHEAP, Told, draw
 from fake_testbed import FakeTestbed
 from fakes import RUN, found, go, is_complete, plan
+from points import CHEAP, Told, draw
 
 
 @pytest.mark.fault("torn last line in the KVM host's results")
