@@ -17,7 +17,8 @@ sys.path.append(str(UNIT))
 import fakes
 from ansible.module_utils.onecopy import host_data
 from ansible.module_utils.onecopy.paths import HostPaths
-from points import SEED, Told
+from lab import Lab
+from points import POINTS, SEED, Told
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Row:
             text if count == self.points else f"{text} ({count} times)" for text, count in self.outcomes.most_common()
         ]
         if self.kept:
-            texts.append(f"{self.kept} finished records kept")
+            texts.append(f"finished records kept: {self.kept}")
         if self.failed:
             texts.insert(0, f"FAILED at {self.failed} of {self.points}")
         return str(self.points), "; ".join(texts)
@@ -46,13 +47,23 @@ _rows: dict[str, Row] = {}
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "fault(name): what is tried, a line of the table")
+    config.addinivalue_line("markers", "long: takes minutes; not tried at one point each")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    apart = [item for item in items if _is_left_out(item)]
+    if apart:
+        config.hook.pytest_deselected(items=apart)
+        items[:] = [item for item in items if item not in apart]
     for item in items:
         mark = item.get_closest_marker("fault")
         if mark is not None:
             item.user_properties.append(("fault", mark.args[0]))
+
+
+def _is_left_out(item: pytest.Item) -> bool:
+    needs_guests = "lab" in getattr(item, "fixturenames", ())
+    return needs_guests and (POINTS == 0 or (POINTS == 1 and item.get_closest_marker("long") is not None))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -97,6 +108,17 @@ def host(disk_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostPaths:
     paths = HostPaths(disk_path)
     fakes.lay_out(paths)
     return paths
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """The box, started, prepared, and stopped at the end."""
+    made = Lab()
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
 
 
 @pytest.fixture
