@@ -24,6 +24,7 @@ _CHANGES = (
     ("merged", "merged_bytes"),
     ("unexplained", "remainder_bytes"),
 )
+_PARTIES = ("host", "guests", "qemu", "daemons")
 _KINDS = ("used", "cache", "free")
 # Columns of the amplification: heading, layer, counter.
 _BYTES = (
@@ -58,10 +59,11 @@ def memory_section(run: Run, summary: Row) -> Section | None:
             row_name(run, row),
             exact_state(row),
             party,
-            *(f"{held.get(f'{kind}_bytes', 0) / _MIB:,.1f}" for kind in _KINDS),
+            *(f"{row['after'][party].get(f'{kind}_bytes', 0) / _MIB:,.1f}" for kind in _KINDS),
         )
         for row in rows
-        for party, held in row["after"].items()
+        for party in _PARTIES
+        if party in row["after"]
     ]
     totals = [Column("system"), Column("state"), Column("party"), *(Column(kind, "MiB", "right") for kind in _KINDS)]
     worst = max(abs(row["worst_remainder_bytes"]) for row in rows)
