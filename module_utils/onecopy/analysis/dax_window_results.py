@@ -154,7 +154,7 @@ def _live_ranges(run: Run, rows: Sequence[Row]) -> Table:
     return Table(
         columns,
         cells,
-        "One more mapping, by live ranges: a range shows 2 MiB at most, so beyond that one read is copied faster",
+        "One more mapping, by live ranges; a whole range is 2 MiB",
     )
 
 

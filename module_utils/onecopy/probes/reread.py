@@ -24,7 +24,8 @@ def run(scene: Scene) -> Probed:
 
     Every reading opens the files anew; they are also held open, so that the guest keeps what it knows of them. ``first_`` and ``reread_``
     go before: what ``reader.snapshot`` counts, ``guest_faults`` of the program, ``seconds``, ``instructions_per_byte`` where they can be
-    counted. ``guest_cached_bytes``: of the files, after the last. ``window_bytes`` and ``ranges_live`` of a window (ranges of 2 MiB).
+    counted (the program's own loop is in them: little of a sequential read, much of a random one). ``guest_cached_bytes``: of the files,
+    after the last. ``window_bytes`` and ``ranges_live`` of a window (ranges of 2 MiB).
     Raises ProbeError, and what state.reach raises.
     """
     pattern = scene.parameters["pattern"]
