@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import time
 from collections.abc import Sequence
@@ -45,8 +47,18 @@ def members(name: str, root: Path = ROOT) -> list[int]:
     pids: set[int] = set()
     for hierarchy in hierarchies(root):
         for group in _tree(hierarchy / name):
-            pids.update(int(pid) for pid in (group / "cgroup.procs").read_text().split())
+            pids.update(_processes(group))
     return sorted(pids)
+
+
+def _processes(group: Path) -> list[int]:
+    """The pids in ``group`` itself; none where it is gone: a systemd in it that is ending removes its own groups meanwhile."""
+    try:
+        return [int(pid) for pid in (group / "cgroup.procs").read_text().split()]
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
+        return []
 
 
 def kill(name: str, root: Path = ROOT) -> None:
@@ -69,6 +81,7 @@ def remove(name: str, root: Path = ROOT, wait_seconds: float = 5.0) -> list[str]
             kill(name, root)
             time.sleep(0.02)
         for group in _tree(hierarchy / name):
-            group.rmdir()
+            with contextlib.suppress(FileNotFoundError):
+                group.rmdir()
         removed.append(str(hierarchy / name))
     return removed

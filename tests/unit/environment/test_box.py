@@ -190,6 +190,19 @@ def test_a_memory_limit_goes_where_the_controller_is(hybrid: Path) -> None:
     assert limit.read_text() == str(300 << 20)
 
 
+def test_a_group_that_goes_while_its_members_are_read_has_none(hybrid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a box's own systemd removes its groups while the box is being ended."""
+    for hierarchy in ("unified", "systemd", "memory"):
+        (hybrid / hierarchy / "onecopy-b/gone").mkdir(parents=True)
+        (hybrid / hierarchy / "onecopy-b/cgroup.procs").write_text("12\n7\n")
+    assert cgroups.members("onecopy-b", hybrid) == [7, 12]
+    groups = [hybrid / "unified/onecopy-b/gone", hybrid / "unified/onecopy-b/never"]
+    monkeypatch.setattr(cgroups, "_tree", lambda group: groups if group.parent.name == "unified" else [])
+    (hybrid / "unified/onecopy-b/cgroup.procs").write_text("")
+    assert str(hybrid / "unified/onecopy-b") in cgroups.remove("onecopy-b", hybrid, wait_seconds=0)
+    assert not groups[0].exists()
+
+
 @pytest.fixture
 def loop_device(disk_path: Path) -> Iterator[tuple[Path, str]]:
     """A file in a directory of its own, on a loop device."""
