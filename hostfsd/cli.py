@@ -64,8 +64,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return checked arguments, or leave with status 2 and one line that says what is wrong."""
     found = parser()
     args = found.parse_args(argv)
-    if args.window % RANGE or args.window > MAX_WINDOW:
-        found.error(f"--window must be a multiple of 2M and at most {MAX_WINDOW >> 30}G (0: none)")
+    # QEMU makes it a PCI device's memory, whose size is a power of two: with another one it aborts.
+    if args.window and (args.window & (args.window - 1) or not RANGE <= args.window <= MAX_WINDOW):
+        found.error(f"--window must be a power of two from 2M to {MAX_WINDOW >> 30}G (0: none)")
     if args.readonly and args.window:
         found.error(
             "--readonly is refused with a DAX window: QEMU maps files read-write, so the guest could change them all"

@@ -313,6 +313,11 @@ def _check_sizes(experiment: Mapping[str, Any], used: Iterable[Workload], name: 
             raise ExperimentError(
                 f"{name}: systems[{position}].options.window_mib: {entry['system']} has no DAX window: take the option away"
             )
+        if window and window & (window - 1):
+            raise ExperimentError(
+                f"{name}: systems[{position}].options.window_mib: {window} is no power of two, which a PCI device's window has to be: "
+                f"{1 << window.bit_length()} is the next"
+            )
 
 
 def _check_renamed_dataset(experiment: Mapping[str, Any], name: str) -> None:

@@ -157,10 +157,10 @@ class ImageData:
     def evict(self, qemu_pids: Sequence[int]) -> None:
         for qemu_pid in qemu_pids:
             pageout.page_out(qemu_pid, self.image)
-        if len(qemu_pids) > 1 and self.residency().resident_pages:
-            pageout.take_back(self.image)
         with _opened(str(self.image)) as fd:
             cachestat.evict(fd)
+            if len(qemu_pids) > 1 and cachestat.cachestat(fd).resident:
+                pageout.take_back(self.image)
 
     def prefetch(self) -> None:
         with _opened(str(self.image)) as fd:

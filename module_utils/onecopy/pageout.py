@@ -61,11 +61,12 @@ def take_back(path: Path) -> None:
     """Make every process let go of what is cached of ``path``, also of pages that several map, which page_out cannot free.
 
     What is cached is written over itself past the page cache, block by block, and the kernel takes such pages from everybody; a hole is
-    punched again. The bytes stay the same, and no block is allocated. Dirty pages are written. Raises OSError.
+    punched again. The bytes stay the same, and no block is allocated. Dirty pages are written. A last page that is not full stays: nothing
+    but whole pages goes past the page cache. Raises OSError.
     """
     fd = os.open(path, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
     try:
-        size = os.fstat(fd).st_size
+        size = os.fstat(fd).st_size // cachestat.PAGE_SIZE * cachestat.PAGE_SIZE
         # O_DIRECT wants whole pages of memory.
         buffer = mmap(-1, _BLOCK_BYTES)
         for start in range(0, size, _BLOCK_BYTES):

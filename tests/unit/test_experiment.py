@@ -105,6 +105,10 @@ BAD: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     ),
     (change("systems.2.options", {"window_mib": 64}), "systems[2].options.window_mib: gfs has no DAX window"),
     (
+        change("systems.8", {"system": "myfs", "options": {"window_mib": 2560}}),
+        "systems[8].options.window_mib: 2560 is no power of two, which a PCI device's window has to be: 4096 is the next",
+    ),
+    (
         change("systems.2", {"system": "virtiofs_auto", "label": "merged", "options": {"memory": "private_merge"}}),
         "systems[2].options.memory: 'private_merge': a share's daemon (vhost-user) maps its guest's memory, which KSM cannot merge then",
     ),

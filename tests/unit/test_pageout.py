@@ -81,3 +81,18 @@ def test_pages_that_several_processes_map_are_taken_from_all_of_them(disk_path: 
         other.communicate("")
     assert path.read_bytes() == content + bytes(5 << 20)
     assert path.stat().st_blocks == blocks
+
+
+def test_a_file_that_is_no_multiple_of_a_page_is_taken_back_but_for_its_last_page(disk_path: Path) -> None:
+    path = disk_path / "odd"
+    content = os.urandom((1 << 20) + 100)
+    path.write_bytes(content)
+    os.sync()
+    path.read_bytes()
+    pageout.take_back(path)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        assert cachestat.cachestat(fd).resident <= 1
+    finally:
+        os.close(fd)
+    assert path.read_bytes() == content

@@ -17,8 +17,9 @@ from guest import Guest
 from hostfsd import build, cli
 
 REFUSED = [
-    (["--window", "3M"], "multiple of 2M"),
-    (["--window", "16G"], "at most 8G"),
+    (["--window", "1M"], "a power of two from 2M"),
+    (["--window", "2560M"], "a power of two from 2M"),
+    (["--window", "16G"], "to 8G"),
     (["--window", "much"], "is no size"),
     (["--window", "-2M"], "argument"),
     (["--inode-dax", "1.5M"], "is no size"),
