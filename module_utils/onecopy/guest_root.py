@@ -25,6 +25,7 @@ from . import (
     runner,
     runner_channel,
     runner_coherence,
+    runner_fuse,
     runner_kernel,
     runner_workload,
 )
@@ -40,7 +41,15 @@ _REMOVED = (
 )
 _EXCLUDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 # Imported, so that Ansible ships them with the module that packs them.
-_RUNNER: tuple[ModuleType, ...] = (runner, runner_channel, runner_coherence, runner_kernel, runner_workload, cachestat)
+_RUNNER: tuple[ModuleType, ...] = (
+    runner,
+    runner_channel,
+    runner_coherence,
+    runner_fuse,
+    runner_kernel,
+    runner_workload,
+    cachestat,
+)
 _BUILD_VERSION = 2  # of this file's recipe: raise it when the root image of the same inputs would differ
 
 

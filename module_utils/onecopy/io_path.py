@@ -38,17 +38,17 @@ _FUSE: Final = {
     "write_bytes": "write_bytes",
     "errors": "errors",
 }
-# By kind, those that a read or a write is made of; all others are in ``requests`` alone.
-_FUSE_REQUESTS: Final = {
-    "LOOKUP": "lookup_requests",
-    "GETATTR": "getattr_requests",
-    "OPEN": "open_requests",
-    "READ": "read_requests",
-    "WRITE": "write_requests",
-    "FSYNC": "fsync_requests",
-    "SETUPMAPPING": "map_requests",
-    "REMOVEMAPPING": "unmap_requests",
-}
+# By kind (hostfsd's name and FUSE's opcode), those that a read or a write is made of; all others are in ``requests`` alone.
+_FUSE_REQUESTS: Final = (
+    ("LOOKUP", 1, "lookup_requests"),
+    ("GETATTR", 3, "getattr_requests"),
+    ("OPEN", 14, "open_requests"),
+    ("READ", 15, "read_requests"),
+    ("WRITE", 16, "write_requests"),
+    ("FSYNC", 20, "fsync_requests"),
+    ("SETUPMAPPING", 48, "map_requests"),
+    ("REMOVEMAPPING", 49, "unmap_requests"),
+)
 # Evidence that a host was disturbed, beside its own work.
 _VMSTAT: Final = (
     "pgfault",
@@ -178,15 +178,21 @@ def block_counters(answer: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 def fuse_counters(answer: Mapping[str, Any]) -> dict[str, float]:
     """FUSE requests that a daemon served, all and by kind, and pages that it keeps itself (``tail_pages``), from hostfsd's statistics."""
     counters: dict[str, float] = {ours: answer[theirs] for theirs, ours in _FUSE.items()}
-    counters |= {ours: answer["requests"].get(theirs, 0) for theirs, ours in _FUSE_REQUESTS.items()}
+    counters |= {ours: answer["requests"].get(theirs, 0) for theirs, _, ours in _FUSE_REQUESTS}
     return counters | {"tail_pages": (answer.get("window") or {}).get("tail_pages", 0)}
 
 
 def guest_counters(counters: Mapping[str, Any]) -> dict[str, float]:
-    """The runner's counters in one level: block devices added up (the root disk too), events, CPU seconds that are not idle."""
+    """The runner's counters in one level: block devices added up (the root disk too), events, CPU seconds that are not idle, and where the
+    guest counts them FUSE requests, all and by kind.
+    """
     flat = add_up(list(counters["block"].values()))
     flat |= {name: value for name, value in counters["vmstat"].items() if not name.startswith("nr_")}
     flat["cpu_seconds"] = sum(value for state, value in counters["cpu"].items() if state not in _IDLE)
+    if "fuse" in counters:
+        sent = counters["fuse"]
+        flat["fuse_requests"] = sum(sent.values())
+        flat |= {f"fuse_{ours}": sent.get(str(opcode), 0) for _, opcode, ours in _FUSE_REQUESTS}
     return flat
 
 

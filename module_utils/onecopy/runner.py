@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from . import cachestat, runner_coherence, runner_kernel, runner_workload
+from . import cachestat, runner_coherence, runner_fuse, runner_kernel, runner_workload
 from .runner_channel import PortChannel, SocketChannel, find_port
 
 VERSION = 1
@@ -44,6 +44,7 @@ class Runner:
         self.is_done = False
         self._held: dict[str, dict[int, int]] = {}
         self._onlooker = runner_coherence.Onlooker()
+        self._requests = runner_fuse.RequestCounter()
         self._operations: dict[str, Callable[..., Result]] = {
             name.removeprefix("op_"): getattr(self, name) for name in dir(self) if name.startswith("op_")
         }
@@ -194,9 +195,16 @@ class Runner:
         """/proc/meminfo in bytes."""
         return runner_kernel.memory()
 
-    def op_counters(self) -> Result:
-        """What crossed the block layer, chosen events of the memory manager, and CPU seconds by state."""
-        return runner_kernel.counters()
+    def op_counters(self, fuse: bool = False) -> Result:
+        """What crossed the block layer, chosen events of the memory manager, and CPU seconds by state; with ``fuse`` FUSE requests by opcode,
+        counted from the first such call to the next one without.
+        """
+        if fuse:
+            self._requests.start()
+        else:
+            self._requests.stop()
+        counts = self._requests.counts()
+        return runner_kernel.counters() | ({} if counts is None else {"fuse": counts})
 
     def op_watch(self, cases: list[dict[str, Any]]) -> Result:
         """Begin to watch files, each in one way (runner_coherence.py); what is seen first."""

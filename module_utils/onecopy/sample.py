@@ -49,17 +49,21 @@ class _Answers:
     free_bytes: list[dict[str, int]]
 
 
-def take(boots: Sequence[Boot], store: Path, *, has_guests: bool, is_before: bool) -> Sample:
+def take(
+    boots: Sequence[Boot], store: Path, *, has_guests: bool, is_before: bool, counts_requests: bool = False
+) -> Sample:
     """All parties now. Guests are asked outside of the interval, so that the asking is not in QEMU's and the daemons' counters.
+
+    ``counts_requests``: guests count the FUSE requests that they send, which costs a little at each; say so before and after.
 
     Raises RunnerLost, RunnerError, OSError, ValueError (a monitor or a daemon that answers nonsense).
     """
     asked = boots if has_guests else []
-    answers = _ask(asked) if is_before else None
+    answers = _ask(asked, counts_requests) if is_before else None
     disturbances = host_disturbances()
     memory, layers = _parties(boots, store)
     settings, own = host_settings.current(store), os.times().user
-    answers = answers or _ask(asked)
+    answers = answers or _ask(asked, counts_requests)
     for guest, meminfo in zip(memory["guests"], answers.memory, strict=False):
         guest.update(ledger.told(meminfo))
     if answers.counters:
@@ -133,10 +137,15 @@ def _least(limit: tuple[float, float], wall_seconds: float) -> float:
     return max(seconds, share * wall_seconds)
 
 
-def _ask(boots: Sequence[Boot]) -> _Answers:
+def _ask(boots: Sequence[Boot], counts_requests: bool) -> _Answers:
     return _Answers(
         [boot.runner.call("memory", _CALL_SECONDS) for boot in boots],
-        [io_path.guest_counters(boot.runner.call("counters", _CALL_SECONDS)) for boot in boots],
+        [
+            io_path.guest_counters(
+                boot.runner.call("counters", _CALL_SECONDS, fuse=counts_requests and boot.daemon_pid is not None)
+            )
+            for boot in boots
+        ],
         [
             {
                 target: boot.runner.call("statfs", _CALL_SECONDS, target=target)["free_bytes"]

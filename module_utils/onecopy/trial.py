@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -186,12 +187,15 @@ def _measure_once(context: Context, boot: Boot, data: HostData, record: Record, 
         # A slice that was killed may have left half a copy.
         boot.reset_scratch()
     record["reached"] = state.reach([boot], data, wanted, context.drop_host, phases)
-    before = sample.take([boot], context.paths.store, has_guests=has_guest, is_before=True)
+    look = functools.partial(
+        sample.take, [boot], context.paths.store, has_guests=has_guest, counts_requests=is_residency
+    )
+    before = look(is_before=True)
     now = context.clock()
     timeout = float(context.plan["timeout_seconds"])
     result = boot.runner.call("run", timeout + _ANSWER_SECONDS, pipeline=pipeline, timeout_seconds=timeout, cwd=cwd)
     phases.measure("workload", now)
-    after = sample.take([boot], context.paths.store, has_guests=has_guest, is_before=False)
+    after = look(is_before=False)
     timed_out = bool(result.pop("timed_out"))
     record["result"] = {**result, "wanted_bytes": wanted_bytes}
     if timed_out:

@@ -150,6 +150,19 @@ def test_every_layer_is_counted(records: list[dict[str, Any]]) -> None:
     assert all(layers["qemu"]["cpu_seconds_vcpu"] > 0 for label, layers in cold.items() if label != "hfs")
 
 
+def test_guest_and_daemon_count_the_same_requests(records: list[dict[str, Any]]) -> None:
+    """The guest's kernel counts them for every daemon; hostfsd counts them too, by itself."""
+    counted = {r["label"]: [] for r in records if r["label"].startswith(("virtiofs", "myfs"))}
+    for r in records:
+        if r["kind"] == "residency" and r["label"] in counted:
+            counted[r["label"]].append(r["io_path"])
+    assert all(layers["guest"]["fuse_requests"] > 0 for each in counted.values() for layers in each)
+    for layers in counted["myfs"]:
+        for kind in ("lookup_requests", "open_requests", "read_requests", "map_requests"):
+            assert layers["guest"][f"fuse_{kind}"] == layers["fuse"][kind], kind
+    assert all(counted.values())
+
+
 def test_what_may_confound_is_recorded(smoke: Run, records: list[dict[str, Any]]) -> None:
     assert all({"thp_enabled", "swappiness", "read_ahead_kb"} <= set(r["settings"]) for r in records)
     assert all(r["io_path"]["host"]["steal_seconds"] >= 0 for r in records)

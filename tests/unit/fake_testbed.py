@@ -102,8 +102,8 @@ class FakeRunner:
         status = os.statvfs(target)
         return {"free_bytes": status.f_bfree * status.f_frsize}
 
-    def op_counters(self) -> dict[str, Any]:
-        return {
+    def op_counters(self, fuse: bool) -> dict[str, Any]:
+        return ({"fuse": {}} if fuse else {}) | {
             "block": {"vdb": {"read_requests": 1, "read_bytes": 4096}},
             "vmstat": {"pgfault": 1},
             "cpu": {"user": 1.0, "idle": 9.0},

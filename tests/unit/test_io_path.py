@@ -141,6 +141,20 @@ def test_a_guests_counters_become_one_level() -> None:
     }
 
 
+def test_the_requests_that_a_guest_sent_count_by_kind() -> None:
+    found = io_path.guest_counters(
+        {"block": {}, "vmstat": {}, "cpu": {}, "fuse": {"1": 1004, "15": 12, "18": 12, "48": 1}}
+    )
+    assert found["fuse_requests"] == 1029
+    kinds = {name: value for name, value in found.items() if name.endswith("_requests") and value}
+    assert kinds == {
+        "fuse_requests": 1029,
+        "fuse_lookup_requests": 1004,
+        "fuse_read_requests": 12,
+        "fuse_map_requests": 1,
+    }
+
+
 def test_the_host_tells_steal_apart_from_work() -> None:
     counters = io_path.host_counters(
         "pgfault 5\nnr_free_pages 9\npswpin 2\n", "cpu  100 0 50 900 10 0 25 30 7 0\ncpu0 1 2\n"

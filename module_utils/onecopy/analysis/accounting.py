@@ -37,8 +37,9 @@ _BYTES = (
 _REQUESTS = (
     ("guest block", "guest", "read_requests"),
     ("QEMU block", "qemu_block", "read_requests"),
-    ("hostfsd, all", "fuse", "requests"),
-    ("DAX maps", "fuse", "map_requests"),
+    ("FUSE, all", "guest", "fuse_requests"),
+    ("FUSE READ", "guest", "fuse_read_requests"),
+    ("DAX maps", "guest", "fuse_map_requests"),
     ("store", "store", "read_requests"),
     ("guest faults", "guest", "pgfault"),
 )
@@ -96,8 +97,8 @@ def io_section(run: Run, summary: Row) -> Section | None:
     blocks: list[Block] = [
         Text(
             f"Medians over boots during {workload}. What moved to another layer is not removed: a page that a guest maps through "
-            "a DAX window costs a map request for every 2 MiB and a page fault instead of a block request. virtiofsd does not "
-            "tell its requests; hostfsd does."
+            "a DAX window costs a map request for every 2 MiB and a page fault instead of a block request. FUSE requests are "
+            "counted by the guest's kernel, whichever daemon answers."
         ),
         _passed(
             run, rows, _BYTES, "I/O-path amplification: bytes read by each layer per byte wanted", "per byte", 1, ".2f"
