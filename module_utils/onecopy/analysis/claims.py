@@ -64,8 +64,9 @@ def _check_comparison(place: str, comparison: dict[str, Any]) -> None:
     if not isinstance(bounds, list) or len(bounds) != 2 or bounds == [None, None]:
         raise ClaimsError(f"{place}: within must be [at least, at most], of which one may be ~")
     numbers = [bound for bound in bounds if bound is not None]
-    if "to" in comparison and metric(comparison["metric"]).per_guest:
-        raise ClaimsError(f"{place}: to: how much something grows per guest is a level: give of alone")
+    measured = metric(comparison["metric"])
+    if "to" in comparison and (measured.per_guest or measured.is_spread):
+        raise ClaimsError(f"{place}: to: {measured.title} is a level: give of alone")
     if "to" in comparison and min(numbers) <= 0:
         raise ClaimsError(f"{place}: within: a ratio's bounds are above zero")
     if sorted(numbers) != numbers:

@@ -18,7 +18,8 @@ LEDGERS = ("host_pages", "guest_pages", "daemon_pages")
 class Metric:
     """``kind`` is the kind of trial that holds it.
 
-    ``clock`` tells that it comes from a clock, which under TCG is no claim. ``per_guest``: what is meant is how much it grows with every guest.
+    ``clock`` tells that it comes from a clock, which under TCG is no claim. ``per_guest``: what is meant is how much it grows with every guest;
+    ``is_spread``: how far boots are apart, largest minus smallest by their median.
     """
 
     name: str
@@ -27,12 +28,14 @@ class Metric:
     clock: bool
     value: Callable[[Record], float | None]
     per_guest: bool = False
+    is_spread: bool = False
 
 
 def metric(name: str) -> Metric:
     """The metric called ``name``.
 
-    ``wall_seconds``, ``copies.PART``, ``probe.METRIC``, ``slope.METRIC`` (a probe's, per guest), or a counter of the I/O path of a timed trial.
+    ``wall_seconds``, ``copies.PART``, ``probe.METRIC``, ``slope.METRIC`` (a probe's, per guest), ``spread.METRIC`` (a probe's, over boots), or
+    a counter of the I/O path of a timed trial.
 
     Raises ValueError for any other name.
     """
@@ -46,9 +49,11 @@ def metric(name: str) -> Metric:
         return Metric(
             name, path[-1].replace("_", " "), "probe", "seconds" in name, lambda record: _number(record, path)
         )
-    if name.startswith("slope."):
-        grown = metric("probe." + name.removeprefix("slope."))
-        return replace(grown, name=name, title=f"{grown.title} per guest", per_guest=True)
+    if name.startswith(("slope.", "spread.")):
+        form, _, probed = name.partition(".")
+        found, per_guest = metric(f"probe.{probed}"), form == "slope"
+        title = f"{found.title} per guest" if per_guest else f"spread of {found.title} over boots"
+        return replace(found, name=name, title=title, per_guest=per_guest, is_spread=not per_guest)
     if name.startswith("io_path."):
         path = name.split(".")
         return Metric(
@@ -68,7 +73,7 @@ def metric(name: str) -> Metric:
             lambda record: _per_wanted_byte(record, counter),
         )
     raise ValueError(
-        f"unknown metric {name!r}: wall_seconds, copies.PART, probe.METRIC, slope.METRIC, io_path.LAYER.COUNTER, per_wanted_byte.LAYER.COUNTER"
+        f"unknown metric {name!r}: wall_seconds, copies.PART, probe.METRIC, slope.METRIC, spread.METRIC, io_path.LAYER.COUNTER, per_wanted_byte.LAYER.COUNTER"
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Any, Literal
 
 from . import statistics
@@ -22,6 +23,8 @@ Verdict = Literal["supported", "refuted", "inconclusive"]
 _SIGNIFICANCE = 0.05
 # One setting is nobody's best.
 _LEAST_SETTINGS = 2
+# Two boots that agree may do so by chance.
+_LEAST_BOOTS = 3
 TCG_REASON = "times under TCG are not claims"
 
 
@@ -70,10 +73,12 @@ def _measure(run: Run, finding: _Finding, measured: Metric) -> _Finding:
     if not missing:
         if measured.per_guest:
             found = _growth(run, finding, measured)
+        elif measured.is_spread:
+            found = _spread(finding, sides["of"])
+        elif "to" in sides:
+            found = _ratio(run, finding, measured, sides)
         else:
-            found = (
-                _ratio(run, finding, measured, sides) if "to" in sides else _level(run, finding, measured, sides["of"])
-            )
+            found = _level(run, finding, measured, sides["of"])
     if measured.clock and run.accelerator == "tcg":
         return replace(found, p=None, inside=None, because=TCG_REASON)
     return replace(found, because="; ".join(missing)) if missing else found
@@ -159,10 +164,7 @@ def _level(
     run: Run, finding: _Finding, measured: Metric, samples: Mapping[str, Mapping[str, statistics.Sample]]
 ) -> _Finding:
     low, high = _bounds(finding.comparison)
-    (label, by_workload), *_ = samples.items()
-    chosen = {
-        name: sample for name, sample in by_workload.items() if name in finding.comparison.get("workloads", by_workload)
-    }
+    label, chosen = _chosen(finding, samples)
     estimates = [statistics.estimate(sample, confidence=confidence(run)) for sample in chosen.values()]
     if not estimates:
         return replace(finding, because="its workloads were not measured in this run")
@@ -201,6 +203,30 @@ def _growth(run: Run, finding: _Finding, measured: Metric) -> _Finding:
     numbers |= {"low": fitted["low"], "high": fitted["high"]}
     inside = _side(fitted["low"], fitted["high"], *_bounds(finding.comparison))
     return replace(finding, numbers=numbers, inside=inside, p=0.0)
+
+
+def _spread(finding: _Finding, samples: Mapping[str, Mapping[str, statistics.Sample]]) -> _Finding:
+    """How far boots are apart: a fact about the boots there were, so it has no interval, and takes enough of them."""
+    low, high = _bounds(finding.comparison)
+    label, chosen = _chosen(finding, samples)
+    if not chosen:
+        return replace(finding, because="its workloads were not measured in this run")
+    medians = [statistics.boot_medians(sample) for sample in chosen.values()]
+    spreads = [(max(each) - min(each)) / median(each) for each in medians]
+    boots = min(len(each) for each in medians)
+    numbers = {"of": label, "workloads": sorted(chosen), "least": min(spreads), "most": max(spreads), "n_of": boots}
+    if boots < _LEAST_BOOTS:
+        return replace(finding, numbers=numbers, because=f"a spread takes {_LEAST_BOOTS} boots at least")
+    return replace(finding, numbers=numbers, inside=low <= min(spreads) and max(spreads) <= high, p=0.0)
+
+
+def _chosen(
+    finding: _Finding, samples: Mapping[str, Mapping[str, statistics.Sample]]
+) -> tuple[str, dict[str, statistics.Sample]]:
+    """The label, and its samples of the workloads that the comparison is about."""
+    (label, by_workload), *_ = samples.items()
+    wanted = finding.comparison.get("workloads", by_workload)
+    return label, {name: sample for name, sample in by_workload.items() if name in wanted}
 
 
 def _bounds(comparison: Mapping[str, Any]) -> tuple[float, float]:

@@ -223,5 +223,5 @@ def test_what_grows_per_guest_is_a_level(claims: dict[str, Any]) -> None:
     wrong = copy.deepcopy(claims)
     comparison = next(claim for claim in wrong["claims"] if claim["id"] == "C9")["comparisons"][0]
     comparison["to"] = {"system": "gfs"}
-    with pytest.raises(ClaimsError, match="how much something grows per guest is a level"):
+    with pytest.raises(ClaimsError, match="physical copies ratio per guest is a level"):
         check(wrong, "claims.yml")

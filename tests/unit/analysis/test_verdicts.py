@@ -138,8 +138,31 @@ def test_a_sign_that_flips_between_cpu_models_leaves_a_mechanism_open(
     assert (found["C2.mechanism"]["verdict"], found["C4.mechanism"]["verdict"]) == (verdict, "supported")
     assert because in found["C2.mechanism"]["because"]
     assert found["C6.mechanism"]["verdict"] == "supported"
-    assert found["path.instrument"]["verdict"] == "supported"
     assert found["C2"]["verdict"] == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("step", "repeats", "verdict", "because"),
+    [
+        (0.009, 3, "supported", "as claimed"),
+        (0.011, 3, "refuted", "spread over boots, myfs: 0.02"),
+        (0.0, 2, "inconclusive", "a spread takes 3 boots at least"),
+    ],
+)
+def test_boots_that_execute_different_lengths_refute_the_instrument(
+    tmp_path: Path, claims: dict[str, Any], step: float, repeats: int, verdict: str, because: str
+) -> None:
+    def change(record: dict[str, Any]) -> None:
+        metrics = {"cold_instructions_per_byte": 1 + step * (record["repeat"] - 2), "throttled_by_plain_ratio": 1.0}
+        record["probe"] = {"metrics": metrics}
+
+    systems = ["gfs", "gfs_direct", "virtiofs_auto", "myfs"]
+    probes = [{"probe": "path_length", "label": "path_large"}]
+    found = judged(
+        tmp_path, claims, "tcg", change, systems=systems, residency=[], timed=[], probes=probes, repeats=repeats
+    )
+    assert found["path.instrument"]["verdict"] == verdict
+    assert because in found["path.instrument"]["because"]
 
 
 def test_one_boot_decides_nothing(tmp_path: Path, claims: dict[str, Any]) -> None:
