@@ -9,7 +9,8 @@ module: host_capabilities
 short_description: Write down what a KVM host can run, and why not where it cannot
 description:
   - Asks QEMU and virtiofsd by C(--help) and by behaviour, never by version, and keeps the answer in a file that the plan reads.
-  - In check mode the answer is returned and nothing is written.
+  - In check mode the answer is returned and nothing is written or made. What only a try tells, which makes a loop device, a limit, units and
+    a mount for a moment, is then as the file says it was found, or not tried.
 options:
   path:
     description: The file, usually C(/var/lib/onecopy/capabilities.json).
@@ -49,7 +50,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 capabilities:
-  description: The document. Per need of a system under test whether it is supported, and the reason where it is not.
+  description:
+    - The document. Per need of a system under test whether it is supported, and the reason where it is not.
+    - What was not tried is not supported, and its C(tried) is false.
   returned: always
   type: dict
 """
@@ -76,14 +79,16 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
+    path = Path(params["path"])
     document = capabilities.discover(
         qemu_binary=params["qemu"],
         virtiofsd_paths=params["virtiofsd_paths"],
         accelerator=params["accelerator"],
         accelerator_reason=params["accelerator_reason"],
+        known=capabilities.read(path) if module.check_mode else None,
     )
     try:
-        changed = capabilities.write(Path(params["path"]), document, check_mode=module.check_mode)
+        changed = capabilities.write(path, document, check_mode=module.check_mode)
     except OSError as error:
         module.fail_json(msg=f"{params['path']}: {error.strerror}")
     module.exit_json(changed=changed, capabilities=document)

@@ -16,6 +16,9 @@ from . import data_images, device_limit, vhost_user_probe
 # Options that the kit's unit of virtiofsd uses; asked of --help, since versions and forks differ.
 VIRTIOFSD_OPTIONS = ("--socket-path", "--shared-dir", "--cache", "--sandbox", "--socket-group")
 Capability = dict[str, Any]
+# Found by making something for a moment: a loop device, a limit, units, a mount. Where nothing may be made, "tried" is false.
+TRIED = ("device_limit", "erofs")
+NOT_TRIED = "not tried: preflight only reads, and telling needs a loop device"
 
 
 def options_in_help(text: str) -> list[str]:
@@ -67,16 +70,22 @@ def first_existing(paths: Iterable[str]) -> str:
 
 
 def discover(
-    *, qemu_binary: str, virtiofsd_paths: Iterable[str], accelerator: str, accelerator_reason: str
+    *,
+    qemu_binary: str,
+    virtiofsd_paths: Iterable[str],
+    accelerator: str,
+    accelerator_reason: str,
+    known: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Ask this host's programs; return the document of ``capabilities.json``."""
+    """Ask this host's programs; return the document of ``capabilities.json``.
+
+    With ``known``, an earlier document or an empty one, nothing is made on the host, not for a moment either: what only a try tells is
+    as it was found then, or not tried.
+    """
     daemon = first_existing(virtiofsd_paths)
     found = qemu(qemu_binary, _said([qemu_binary, "--version"]), _said([qemu_binary, "-device", "help"]))
     document: dict[str, Any] = {"accelerator": accelerator, "accelerator_reason": accelerator_reason, **found}
-    can_limit, reason = device_limit.probe(Path(tempfile.gettempdir()))
-    document["device_limit"] = {"supported": can_limit, "reason": reason}
-    no_erofs = data_images.why_no_erofs()
-    document["erofs"] = {"supported": not no_erofs, "reason": no_erofs}
+    document |= _tried() if known is None else _as_known(known)
     document["memory_mib"] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
     document["virtiofsd"] = virtiofsd(daemon, _said([daemon, "--help"]), (_said([daemon, "--version"]) or "").strip())
     if found["qemu"]["supported"]:
@@ -85,6 +94,35 @@ def discover(
     else:
         document["vhost_user_shmem"] = dict(found["qemu"])
     return document
+
+
+def _tried() -> dict[str, Capability]:
+    can_limit, reason = device_limit.probe(Path(tempfile.gettempdir()))
+    no_erofs = data_images.why_no_erofs()
+    return {
+        "device_limit": {"supported": can_limit, "reason": reason},
+        "erofs": {"supported": not no_erofs, "reason": no_erofs},
+    }
+
+
+def _as_known(known: Mapping[str, Any]) -> dict[str, Capability]:
+    absent: dict[str, Capability] = {}
+    no_erofs = data_images.why_no_mkfs_erofs()
+    if no_erofs:
+        absent["erofs"] = {"supported": False, "reason": no_erofs}
+    return {
+        need: absent.get(need) or known.get(need) or {"supported": False, "tried": False, "reason": NOT_TRIED}
+        for need in TRIED
+    }
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The document that ``write`` left; empty where there is none."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def write(path: Path, document: Mapping[str, Any], *, check_mode: bool = False) -> bool:

@@ -121,10 +121,16 @@ def mounted(path: Path, filesystem: str = "ext4") -> Iterator[Path]:
             run(["umount", top])
 
 
+def why_no_mkfs_erofs() -> str:
+    """Why this host cannot make EROFS images, as far as can be told without making one; empty where it may."""
+    return "" if shutil.which(image.MKFS_EROFS) else f"{image.MKFS_EROFS} is not installed (package erofs-utils)"
+
+
 def why_no_erofs() -> str:
     """Why this host cannot make EROFS images and look into them, found out by trying; empty where it can."""
-    if shutil.which(image.MKFS_EROFS) is None:
-        return f"{image.MKFS_EROFS} is not installed (package erofs-utils)"
+    missing = why_no_mkfs_erofs()
+    if missing:
+        return missing
     with tempfile.TemporaryDirectory(prefix="onecopy-erofs-") as top:
         tree, made = Path(top) / "tree", Path(top) / "tried.img"
         tree.mkdir()

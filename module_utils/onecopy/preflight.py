@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,9 +76,8 @@ def lines(host: Host, capabilities: Mapping[str, Any]) -> list[str]:
     for system in SYSTEMS.values():
         # What the guests' kernel can do is not the host's to say.
         needs = [need for need in system.needs if not need.startswith("guest_")]
-        missing = [need for need in needs if not capabilities[need]["supported"]]
-        reasons = "; ".join(dict.fromkeys(capabilities[need]["reason"] for need in missing))
-        found.append(f"{system.name}: {'yes' if not missing else f'no: {reasons}'}")
+        found.append(f"{system.name}: {_answer([capabilities[need] for need in needs])}")
+    found.append(f"the store's device slowed down: {_answer([capabilities['device_limit']])}")
     distribution = (host.release.get("ID", "?"), host.release.get("VERSION_ID", "?"))
     if distribution not in SUPPORTED:
         found.append(
@@ -99,6 +98,14 @@ def lines(host: Host, capabilities: Mapping[str, Any]) -> list[str]:
         if value not in quiet:
             found.append(f"{name} is {value}: {cure}")
     return found
+
+
+def _answer(needs: Sequence[Mapping[str, Any]]) -> str:
+    """Yes where every need is there; otherwise why not, or that it was not tried."""
+    unsupported = [capability for capability in needs if not capability["supported"]]
+    surely = [capability for capability in unsupported if capability.get("tried", True)]
+    reasons = "; ".join(dict.fromkeys(capability["reason"] for capability in surely or unsupported))
+    return f"no: {reasons}" if surely else reasons or "yes"
 
 
 def look(capabilities: Mapping[str, Any]) -> list[str]:

@@ -78,6 +78,42 @@ def test_the_module_names_a_directory_that_is_not_there(run_module: Any, tmp_pat
     assert run_module("host_capabilities", path="/x", **{**arguments, "accelerator": "xen"})["failed"]
 
 
+# What a try of the host makes, and what runs it.
+MAKING = ("losetup", "mount", "umount", "systemctl", "systemd-run", "mkfs.erofs", "dd")
+
+
+def test_check_mode_makes_nothing(run_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools, called = tmp_path / "tools", tmp_path / "called"
+    tools.mkdir()
+    for name in MAKING:
+        (tools / name).write_text(f"#!/bin/sh\necho {name} >>{called}\nexit 1\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+    path = tmp_path / "capabilities.json"
+    arguments = {
+        "path": str(path),
+        "accelerator": "tcg",
+        "accelerator_reason": "r",
+        "qemu": "no-such-qemu",
+        "virtiofsd_paths": ["/none/v"],
+    }
+    document = run_module("host_capabilities", check_mode=True, **arguments)["capabilities"]
+    assert not called.exists()
+    assert not path.exists()
+    for need in capabilities.TRIED:
+        assert document[need] == {"supported": False, "tried": False, "reason": capabilities.NOT_TRIED}
+
+    # On a prepared host the answer of the role's own try is repeated.
+    path.write_text(json.dumps({"device_limit": {"supported": True, "reason": ""}}))
+    document = run_module("host_capabilities", check_mode=True, **arguments)["capabilities"]
+    assert document["device_limit"] == {"supported": True, "reason": ""}
+    assert not called.exists()
+
+    # Outside of check mode the same tools are called: they would have been seen.
+    assert run_module("host_capabilities", **arguments)["changed"]
+    assert {"losetup", "mkfs.erofs"} <= set(called.read_text().split())
+
+
 HEADER = struct.Struct("<III")
 
 

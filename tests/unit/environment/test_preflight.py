@@ -10,7 +10,7 @@ import pytest
 from ansible.module_utils.onecopy import preflight
 from ansible.module_utils.onecopy.systems import SYSTEMS
 
-NEEDS = {need for system in SYSTEMS.values() for need in system.needs}
+NEEDS = {need for system in SYSTEMS.values() for need in system.needs} | {"device_limit"}
 GOOD = preflight.Host(
     release={"ID": "ubuntu", "VERSION_ID": "24.04"},
     kernel="6.8.0",
@@ -30,7 +30,7 @@ def capabilities(**missing: str) -> dict[str, Any]:
 def test_a_good_host_has_nothing_but_yes() -> None:
     found = preflight.lines(GOOD, capabilities())
     assert found[0] == "accelerator kvm: a guest ran under KVM in 0.2 s"
-    assert found[1:] == [f"{name}: yes" for name in SYSTEMS]
+    assert found[1:] == [*(f"{name}: yes" for name in SYSTEMS), "the store's device slowed down: yes"]
 
 
 def test_the_guests_kernel_is_not_asked_of_the_host() -> None:
@@ -42,6 +42,15 @@ def test_a_missing_need_names_systems_and_reason() -> None:
     found = preflight.lines(GOOD, capabilities(virtiofsd="no virtiofsd here"))
     assert "virtiofs_auto: no: no virtiofsd here" in found
     assert "gfs: yes" in found
+
+
+def test_what_was_not_tried_is_neither_yes_nor_no() -> None:
+    untried = {"supported": False, "tried": False, "reason": "not tried: preflight only reads"}
+    found = preflight.lines(GOOD, capabilities() | {"erofs": untried, "device_limit": untried})
+    assert "gfs_pmem_erofs: not tried: preflight only reads" in found
+    assert "the store's device slowed down: not tried: preflight only reads" in found
+    found = preflight.lines(GOOD, capabilities(virtio_pmem="no such device") | {"erofs": untried})
+    assert "gfs_pmem_erofs: no: no such device" in found
 
 
 @pytest.mark.parametrize(
@@ -60,7 +69,7 @@ def test_a_missing_need_names_systems_and_reason() -> None:
 def test_what_disturbs_is_named_with_its_cure(change: dict[str, Any], says: str) -> None:
     found = preflight.lines(replace(GOOD, **change), capabilities())
     assert [line for line in found if line.startswith(says) or says in line]
-    assert len(found) == len(SYSTEMS) + 2
+    assert len(found) == len(SYSTEMS) + 3
 
 
 def test_emulation_is_said_at_once() -> None:
