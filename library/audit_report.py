@@ -25,11 +25,13 @@ options:
     description: Directory of the report's templates.
     type: path
     required: true
-  summary:
+  summaries:
     description:
-      - C(summary.json) of a stored run whose measured copies are quoted beside each advice.
-      - Nothing is quoted when it is missing.
-    type: path
+      - C(summary.json) of stored runs whose measured copies are quoted beside each advice, the first one's that has them.
+      - One that is missing is left out.
+    type: list
+    elements: path
+    default: []
 attributes:
   check_mode:
     support: full
@@ -72,15 +74,15 @@ def main() -> None:
             "audits": {"type": "list", "elements": "dict", "required": True},
             "directory": {"type": "path", "required": True},
             "templates": {"type": "path", "required": True},
-            "summary": {"type": "path"},
+            "summaries": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
     )
     params = module.params
     audits, directory = params["audits"], Path(params["directory"])
     try:
-        summary = Path(params["summary"]) if params["summary"] else None
-        measured = json.loads(summary.read_text(encoding="utf-8")) if summary and summary.is_file() else None
+        summaries = [path for path in map(Path, params["summaries"]) if path.is_file()]
+        measured = [json.loads(path.read_text(encoding="utf-8")) for path in summaries]
         pages = report.render(audit_document.document(audits, measured), Path(params["templates"]))
         wanted = {directory / name.replace("report", "audit"): text for name, text in pages.items()}
         wanted[directory / "audit.json"] = json.dumps(audits, indent=1, sort_keys=True) + "\n"

@@ -50,7 +50,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One thing to try. ``evidence`` names two systems of the kit: measured copies before and after."""
+    """One thing to try. ``evidence`` names the two labels of the kit's examples between which it is the only difference, if they have such."""
 
     key: SettingKey
     short: str
@@ -95,14 +95,13 @@ SETTINGS: Final[dict[SettingKey, Setting]] = {
             "dax=always",
             "let the share map these files too: mount with -o dax=always, or a lower --inode-dax threshold",
             "a 2 MiB range of the window for every file, however small",
-            ("virtiofs_auto", "myfs"),
+            ("myfs", "myfs_every_file"),
         ),
         Setting(
             "drop_leftover",
             "drop its pages once",
             "drop the image's pages from the host's cache once: dd of=IMAGE oflag=nocache conv=notrunc,fdatasync count=0",
             "nothing: this guest reads with O_DIRECT and does not use them",
-            ("gfs", "gfs_direct"),
         ),
         Setting(
             "free_page_reporting",

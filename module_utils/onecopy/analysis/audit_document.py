@@ -15,6 +15,11 @@ _LIMITS = {
     "guest_memory": "the guest's backed memory",
     "guest_cache": "the guest's page cache",
 }
+_NO_EFFECT = "not measured by this kit's examples"
+_TERMINAL_COLUMNS = (
+    *("host", "guest", "manager", "memory", "reports free", "backed", "KSM-merged"),
+    *("images cached", "shares cached", "guest cache", "twice at most", "to try"),
+)
 _FOOTER = "Made by onecopy from one look at running hosts, without touching them or their guests."
 _BOUND = (
     "Every figure of duplication is an upper bound: bytes in the host's page cache that a guest's storage path lets it "
@@ -28,27 +33,40 @@ def mebibytes(count: int | None) -> str:
     return _NOT_HAD if count is None else f"{count / _MIB:,.1f}"
 
 
-def measured_effect(summary: Mapping[str, Any] | None, before: str, after: str) -> str | None:
-    """``copies 2.00 → 1.00`` as a stored run measured them (all data, guest cold, fewest guests); None where it did
-    not.
+def measured_effect(summaries: Sequence[Mapping[str, Any]], before: str, after: str) -> str | None:
+    """``copies 2.00 → 1.00`` as the first stored run that has both labels measured them; None where none has.
+
+    Copies are those of one read (all data, guest cold, fewest guests), or what one guest more adds, in frames.
     """
-    if summary is None:
-        return None
+    for summary in summaries:
+        for what, found in (("copies", _copies(summary)), ("copies per further guest", _copies_per_guest(summary))):
+            if before in found and after in found:
+                run = f"run {summary['run_id']}"
+                return f"{what} {found[before]:.2f} → {found[after]:.2f}, {before} against {after} in {run}"
+    return None
+
+
+def _copies(summary: Mapping[str, Any]) -> dict[str, float]:
     found: dict[str, tuple[int, str, float]] = {}
     for entry in summary.get("copies", []):
         if entry["part"] != "all" or entry.get("guest_cache") != "cold" or "copies" not in entry:
             continue
         key = (entry.get("guests", 1), entry.get("host_cache", ""), float(entry["copies"]))
-        if entry["system"] not in found or key < found[entry["system"]]:
-            found[entry["system"]] = key
-    if before not in found or after not in found:
-        return None
-    return f"copies {found[before][2]:.2f} → {found[after][2]:.2f}, {before} against {after} in run {summary['run_id']}"
+        found[entry["label"]] = min(key, found.get(entry["label"], key))
+    return {label: key[2] for label, key in found.items()}
+
+
+def _copies_per_guest(summary: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        entry["label"]: float(entry["per_guest"])
+        for entry in summary.get("density", [])
+        if entry["metric"] == "physical_copies_ratio"
+    }
 
 
 def terminal_table(audits: Sequence[Audit]) -> str:
     """One line per guest and per host, in columns; MiB."""
-    rows = [("host", "guest", "backed", "images cached", "shares cached", "guest cache", "twice at most", "to try")]
+    rows = [_TERMINAL_COLUMNS]
     for audit in audits:
         host = audit["host"]["name"]
         for guest in audit["guests"]:
@@ -59,7 +77,9 @@ def terminal_table(audits: Sequence[Audit]) -> str:
             (
                 host,
                 f"all {len(audit['guests'])}",
+                *("", "", ""),
                 mebibytes(None if None in known else sum(known)),
+                mebibytes(_sum(guest["memory"].get("ksm_merged_bytes") for guest in audit["guests"])),
                 mebibytes(audit["images_host_cached_bytes"]),
                 mebibytes(audit["shares_host_cached_bytes"]),
                 "",
@@ -71,7 +91,7 @@ def terminal_table(audits: Sequence[Audit]) -> str:
     lines = []
     for row in rows:
         cells = [
-            text.rjust(width) if 2 <= n <= 6 else text.ljust(width)
+            text.rjust(width) if 5 <= n <= 10 else text.ljust(width)
             for n, (text, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
@@ -79,10 +99,8 @@ def terminal_table(audits: Sequence[Audit]) -> str:
     return "\n".join(["MiB; 'twice at most' is an upper bound", *lines])
 
 
-def document(audits: Sequence[Audit], summary: Mapping[str, Any] | None = None) -> Document:
-    """The page: hosts, guests with advice, images, shares, what could not be had. ``summary`` is a run's, for measured
-    effects.
-    """
+def document(audits: Sequence[Audit], summaries: Sequence[Mapping[str, Any]] = ()) -> Document:
+    """The page: hosts, guests with advice, their memory, images, shares, what could not be had. ``summaries`` are runs', for measured effects."""
     facts = [
         ("hosts", ", ".join(audit["host"]["name"] for audit in audits)),
         ("guests", str(sum(len(audit["guests"]) for audit in audits))),
@@ -91,7 +109,8 @@ def document(audits: Sequence[Audit], summary: Mapping[str, Any] | None = None) 
     opening = [Text(_BOUND, "open")]
     if not any(audit["guests"] for audit in audits):
         opening.append(Text("No QEMU runs on these hosts.", "warning"))
-    sections = [_hosts(audits), _advice(audits, summary), _images(audits), _shares(audits), _gaps(audits)]
+    sections = [_hosts(audits), _advice(audits, summaries), _memory(audits)]
+    sections += [_images(audits), _shares(audits), _gaps(audits)]
     return Document(
         "onecopy: audit of running hosts",
         "What hosts cache of their guests' storage, and what guests can hold again",
@@ -112,13 +131,28 @@ def _guest_line(guest: Mapping[str, Any]) -> tuple[str, ...]:
     subject = f": {verdict['subject'].rpartition('/')[2]}" if "subject" in verdict else ""
     return (
         guest["name"],
+        guest["manager"],
+        _sharing(guest),
+        _reporting(guest),
         mebibytes(guest["memory"].get("backed_bytes")),
+        mebibytes(guest["memory"].get("ksm_merged_bytes")),
         mebibytes(_sum(image.get("host_cached_bytes") for image in guest["images"])) if guest["images"] else "-",
         mebibytes(_sum(shares.values())) if guest["shares"] else "-",
         mebibytes(guest["guest_cache"].get("bytes")),
         mebibytes(verdict["duplicated_at_most_bytes"]) + ("" if verdict["complete"] else " (incomplete)"),
         verdict["short"] + subject,
     )
+
+
+def _sharing(guest: Mapping[str, Any]) -> str:
+    shared = guest["memory"].get("shared")
+    return _NOT_HAD if shared is None else "shared" if shared else "private"
+
+
+def _reporting(guest: Mapping[str, Any]) -> str:
+    if not guest["balloon"]["present"]:
+        return "no balloon"
+    return "yes" if guest["balloon"]["free_page_reporting"] else "no"
 
 
 def _sum(values: Any) -> int | None:
@@ -173,7 +207,7 @@ def _hosts(audits: Sequence[Audit]) -> Section:
     return Section("hosts", "Hosts", [Table(columns, rows), *blocks])
 
 
-def _advice(audits: Sequence[Audit], summary: Mapping[str, Any] | None) -> Section:
+def _advice(audits: Sequence[Audit], summaries: Sequence[Mapping[str, Any]]) -> Section:
     columns = [
         Column("host"),
         Column("guest"),
@@ -191,19 +225,42 @@ def _advice(audits: Sequence[Audit], summary: Mapping[str, Any] | None) -> Secti
         for guest in audit["guests"]:
             verdict = guest["verdict"]
             tone: Tone = "plain" if verdict["setting"] == "none" else "open"
-            effect = measured_effect(summary, *verdict["evidence"]) if "evidence" in verdict else None
+            effect = measured_effect(summaries, *verdict["evidence"]) if "evidence" in verdict else None
+            if verdict["setting"] != "none":
+                effect = effect or _NO_EFFECT
             rows.append(
                 [
                     *text_row(audit["host"]["name"], guest["name"], mebibytes(guest["memory"].get("backed_bytes"))),
                     *text_row(mebibytes(guest["guest_cache"].get("bytes"))),
                     Cell(mebibytes(verdict["duplicated_at_most_bytes"]), tone),
                     *text_row(_LIMITS[verdict["limited_by"]], _advice_text(verdict), verdict["reason"]),
-                    *text_row(
-                        verdict["gives_up"], effect or ("not measured in a stored run" if "evidence" in verdict else "")
-                    ),
+                    *text_row(verdict["gives_up"], effect or ""),
                 ]
             )
     return Section("guests", "Guests, and what to try", [Table(columns, rows)] if rows else [])
+
+
+def _memory(audits: Sequence[Audit]) -> Section:
+    columns = [
+        *(Column(name) for name in ("host", "guest", "manager", "accelerator")),
+        *(Column(name, "MiB", "right") for name in ("memory", "backed", "merged by KSM")),
+        *(Column(name) for name in ("sharing", "backends", "free page reporting")),
+    ]
+    rows = [
+        text_row(
+            audit["host"]["name"],
+            guest["name"],
+            guest["manager"],
+            guest["accelerator"],
+            *(mebibytes(guest["memory"].get(f"{name}_bytes")) for name in ("total", "backed", "ksm_merged")),
+            _sharing(guest),
+            ", ".join(guest["memory"].get("backends", [])),
+            _reporting(guest),
+        )
+        for audit in audits
+        for guest in audit["guests"]
+    ]
+    return Section("memory", "Guests' memory", [Table(columns, rows)] if rows else [])
 
 
 def _images(audits: Sequence[Audit]) -> Section:
