@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pty
+import select
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -79,7 +82,7 @@ def checkout(tmp_path: Path) -> Path:
     programs.mkdir(parents=True)
     for name, script in (
         ("id", "echo 0"),
-        ("ansible-playbook", f'ls /proc/$$/fd >{tmp_path}/descriptors; echo "played $*"'),
+        ("ansible-playbook", f'ls /proc/$$/fd >{tmp_path}/descriptors; echo "played $*" | tee -a {tmp_path}/played'),
     ):
         (programs / name).write_text(f"#!/bin/sh\n{script}\n")
         (programs / name).chmod(0o755)
@@ -153,3 +156,55 @@ def test_an_audit_looks_at_this_machine_unless_told_otherwise(
     done = launch_in(checkout, "audit", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"played -i {inventory} playbooks/audit.yml" in done.stdout
+
+
+# Sets and reads the terminal as ssh does, which only programs in its foreground may, and outlives it.
+CONSOLE = """#!/bin/sh
+stty -echo
+echo $$ >console
+ls /proc/$$/fd >console-descriptors
+echo ready
+read -r typed
+echo "typed: $typed"
+[ "$typed" != leave ] || exit 3
+exec sleep 60
+"""
+
+
+def wait_for(words: str, terminal: int) -> None:
+    seen, deadline = "", time.monotonic() + 30
+    while words not in seen:
+        assert select.select([terminal], [], [], max(0, deadline - time.monotonic()))[0], seen
+        seen += os.read(terminal, 65536).decode()
+
+
+@pytest.mark.parametrize(("ending", "status"), [("leave", 3), ("hang up", 129), ("end", 143)])
+def test_a_shell_has_the_terminal_and_its_guest_ends_with_it(checkout: Path, ending: str, status: int) -> None:
+    programs = checkout / ".onecopy/venv/bin"
+    (checkout / ".onecopy/shell").write_text(CONSOLE)
+    # On a machine without the box's tools, which nothing here uses, they are "installed".
+    (programs / "apt-get").write_text("#!/bin/sh\n")
+    for script in (checkout / ".onecopy/shell", programs / "apt-get"):
+        script.chmod(0o755)
+    terminal, end = pty.openpty()
+    argv = ["setsid", "--ctty", "env", "--default-signal=HUP,INT,TERM", checkout / "onecopy", "shell", "gfs"]
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    launcher = subprocess.Popen(argv, stdin=end, stdout=end, stderr=end, env=environment)
+    os.close(end)
+    wait_for("ready", terminal)
+    os.write(terminal, f"{ending}\n".encode())
+    wait_for(f"typed: {ending}", terminal)
+    if ending == "end":
+        launcher.terminate()
+    if ending == "hang up":
+        os.close(terminal)
+    assert launcher.wait(10) == status
+    if ending != "hang up":
+        wait_for("the box is stopped", terminal)
+        os.close(terminal)
+    assert not Path("/proc", (checkout / "console").read_text().strip()).exists()
+    assert not {"3", "9"} & set((checkout / "console-descriptors").read_text().split())
+    assert (checkout / "played").read_text().splitlines()[-2:] == [
+        "played -i inventories/box playbooks/shell.yml -e shell_state=stopped",
+        "played -i inventories/box playbooks/box.yml -e box_state=stopped",
+    ]
