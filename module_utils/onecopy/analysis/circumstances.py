@@ -132,6 +132,8 @@ def method_section(run: Run) -> Section:
         "The boot is what is repeated. Intervals are t-intervals on per-boot medians, of times and ratios on logs.",
         "One boot has no interval.",
         "Ratios over several workloads are geometric means. Many comparisons are corrected by Holm's method.",
+        "Verdicts on ratios, levels and slopes are t-tests against the nearest bound, one family with each other; equal numbers in all boots "
+        "give p 0. No test: a spread over boots, and a figure that is its bound in every boot; they are decided as they stand.",
         "Not distinguishable: the interval contains 1, or the effect is smaller than the threshold stated beforehand.",
     )
     return Section("method", "How to read this", [Text(sentence) for sentence in sentences])

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
-from scipy import stats
 
+from .metrics import confidence
+from .statistics import TTest
 from .stored_run import Record, Run, group
 
 PROBE: Final = "density"
@@ -27,14 +28,13 @@ METRICS: Final = (
     "scanned_pages",
     "merging_scanned_pages",
 )
-_CONFIDENCE: Final = 0.95
 
 
 def density(run: Run) -> list[dict[str, Any]]:
     """One row per host, label and metric that was measured at two numbers of guests at least.
 
     ``points``: (guests, value) of every trial; ``per_guest`` and ``fixed``: the line value = fixed + per_guest * guests by least squares;
-    ``low`` and ``high``: 95 % t-interval of ``per_guest``, absent where nothing is left to judge it by (two points).
+    ``low`` and ``high``: t-interval of ``per_guest``, absent where nothing is left to judge it by (two points).
     """
     rows = []
     for (host, system, label), records in group(_records(run), ("host", "system", "label")).items():
@@ -43,7 +43,14 @@ def density(run: Run) -> list[dict[str, Any]]:
             if len({guests for guests, _ in points}) < 2:
                 continue
             rows.append(
-                {"host": host, "system": system, "label": label, "metric": metric, "points": points, **line(points)}
+                {
+                    "host": host,
+                    "system": system,
+                    "label": label,
+                    "metric": metric,
+                    "points": points,
+                    **line(points, confidence(run)),
+                }
             )
     return rows
 
@@ -65,17 +72,22 @@ def _points(records: Sequence[Record], metric: str) -> Iterator[list[float]]:
             yield [record["guests"], value]
 
 
-def line(points: Sequence[Sequence[float]]) -> dict[str, float]:
+def line(points: Sequence[Sequence[float]], level: float) -> dict[str, float]:
     """The line through (guests, value) by least squares, in the form of density()'s rows."""
+    per_guest, fixed, test = fit(points)
+    limits = dict(zip(("low", "high"), test.interval(level), strict=True)) if test else {}
+    return {"per_guest": per_guest, "fixed": fixed, **limits}
+
+
+def fit(points: Sequence[Sequence[float]]) -> tuple[float, float, TTest | None]:
+    """The line's slope, what it is at no guest, and the slope's test, None where nothing is left to judge it by (two points)."""
     guests, values = (np.array(axis, dtype=float) for axis in zip(*points, strict=True))
     centred = guests - guests.mean()
     slope = float(centred @ (values - values.mean()) / (centred @ centred))
     fixed = float(values.mean() - slope * guests.mean())
-    found = {"per_guest": slope, "fixed": fixed}
     freedom = len(points) - 2
     if freedom < 1:
-        return found
+        return slope, fixed, None
     left = values - fixed - slope * guests
     error = math.sqrt(float(left @ left) / freedom / float(centred @ centred))
-    half = float(stats.t.ppf((1 + _CONFIDENCE) / 2, freedom)) * error
-    return found | {"low": slope - half, "high": slope + half}
+    return slope, fixed, TTest(slope, error, float(freedom))

@@ -34,40 +34,59 @@ _MAD_TO_SIGMA = 1.4826
 
 
 @dataclass(frozen=True, slots=True)
+class TTest:
+    """What Student's t needs to know of something estimated: where it lies, its standard error, degrees of freedom.
+
+    An ``error`` of zero is an estimate without any variance: what is not exactly there then has p 0, the limit of the test.
+    """
+
+    center: float
+    error: float
+    freedom: float
+
+    def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
+        """The t-interval."""
+        reach = float(stats.t.ppf((1 + confidence) / 2, self.freedom)) * self.error
+        return self.center - reach, self.center + reach
+
+    def p_against(self, value: float) -> float:
+        """Two-sided p of "the true value is ``value``"."""
+        distance = self.center - value
+        if self.error == 0:
+            return 1.0 if math.isclose(distance, 0, abs_tol=1e-12) else 0.0
+        return float(2 * stats.t.sf(abs(distance) / self.error, self.freedom))
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """A value with its interval.
 
-    ``low`` and ``high`` are None with one boot, since one boot gives no interval. ``n`` counts boots.
+    ``low``, ``high`` and ``test`` are None with one boot, since one boot gives no interval. ``test`` is in natural logs where the
+    interval is. ``n`` counts boots.
     """
 
     value: float
     low: float | None
     high: float | None
     n: int
+    test: TTest | None
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How many times ``of`` is as large as ``to``.
-
-    ``center``, ``error`` and ``freedom`` are in natural logs, for tests against a bound.
-    """
+    """How many times ``of`` is as large as ``to``. ``test`` is in natural logs, None without an interval."""
 
     value: float
     low: float | None
     high: float | None
     n_of: int
     n_to: int
-    center: float
-    error: float | None
-    freedom: float | None
+    test: TTest | None
     workloads: tuple[str, ...]
 
     def p_against(self, bound: float) -> float | None:
         """Two-sided p of "the true ratio is ``bound``"; None without an interval."""
-        if self.error is None or self.freedom is None:
-            return None
-        return _two_sided(self.center - math.log(bound), self.error, self.freedom)
+        return None if self.test is None else self.test.p_against(math.log(bound))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +113,11 @@ def estimate(sample: Sample, *, logs: bool = False, confidence: float = CONFIDEN
         raise ValueError("no value to estimate from")
     middle = float(median(values))
     if len(values) == 1:
-        return Estimate(middle, None, None, 1)
+        return Estimate(middle, None, None, 1, None)
     usable_logs = logs and min(values) > 0
-    center, error, freedom = _mean_and_error([math.log(v) for v in values] if usable_logs else values)
-    low, high = _interval(center, error, freedom, confidence)
-    return Estimate(middle, *((math.exp(low), math.exp(high)) if usable_logs else (low, high)), len(values))
+    test = _t_test([math.log(v) for v in values] if usable_logs else values)
+    low, high = test.interval(confidence)
+    return Estimate(middle, *((math.exp(low), math.exp(high)) if usable_logs else (low, high)), len(values), test)
 
 
 def bootstrap(sample: Sample, *, seed: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -171,8 +190,7 @@ def stop(
     """
     relative: float | None = None
     if len(medians) >= 2:
-        center, error, freedom = _mean_and_error(medians)
-        low, high = _interval(center, error, freedom, ADAPTIVE_CONFIDENCE)
+        low, high = _t_test(medians).interval(ADAPTIVE_CONFIDENCE)
         middle = abs(float(median(medians)))
         relative = (high - low) / 2 / middle if middle else (0.0 if high == low else math.inf)
     if relative is not None and len(medians) >= min(minimum, cap) and relative <= half_width:
@@ -202,30 +220,21 @@ def _boot_log_means(samples: Sequence[Sample]) -> list[float]:
 def _ratio_of_logs(of: Sequence[float], to: Sequence[float], confidence: float, workloads: tuple[str, ...]) -> Ratio:
     if len(of) < 2 or len(to) < 2:
         center = sum(of) / len(of) - sum(to) / len(to)
-        return Ratio(math.exp(center), None, None, len(of), len(to), center, None, None, workloads)
-    of_mean, of_error, of_freedom = _mean_and_error(of)
-    to_mean, to_error, to_freedom = _mean_and_error(to)
-    center, error = of_mean - to_mean, math.hypot(of_error, to_error)
-    freedom = error**4 / (of_error**4 / of_freedom + to_error**4 / to_freedom) if error > 0 else of_freedom + to_freedom
-    low, high = _interval(center, error, freedom, confidence)
-    return Ratio(math.exp(center), math.exp(low), math.exp(high), len(of), len(to), center, error, freedom, workloads)
+        return Ratio(math.exp(center), None, None, len(of), len(to), None, workloads)
+    one, other = _t_test(of), _t_test(to)
+    error = math.hypot(one.error, other.error)
+    freedom = one.freedom + other.freedom
+    if error > 0:
+        freedom = error**4 / (one.error**4 / one.freedom + other.error**4 / other.freedom)
+    test = TTest(one.center - other.center, error, freedom)
+    low, high = test.interval(confidence)
+    return Ratio(math.exp(test.center), math.exp(low), math.exp(high), len(of), len(to), test, workloads)
 
 
-def _mean_and_error(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean, its standard error, degrees of freedom."""
+def _t_test(values: Sequence[float]) -> TTest:
+    """Of the mean."""
     data = np.asarray(values, dtype=float)
     # Equal numbers have a mean that differs from them by rounding: counted pages must come out exact.
     if np.ptp(data) == 0:
-        return float(data[0]), 0.0, len(data) - 1.0
-    return float(data.mean()), float(data.std(ddof=1) / math.sqrt(len(data))), len(data) - 1.0
-
-
-def _interval(center: float, error: float, freedom: float, confidence: float) -> tuple[float, float]:
-    reach = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
-    return center - reach, center + reach
-
-
-def _two_sided(distance: float, error: float, freedom: float) -> float:
-    if error == 0:
-        return 1.0 if math.isclose(distance, 0, abs_tol=1e-12) else 0.0
-    return float(2 * stats.t.sf(abs(distance) / error, freedom))
+        return TTest(float(data[0]), 0.0, len(data) - 1.0)
+    return TTest(float(data.mean()), float(data.std(ddof=1) / math.sqrt(len(data))), len(data) - 1.0)

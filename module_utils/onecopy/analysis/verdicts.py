@@ -1,8 +1,12 @@
 """Verdicts on the paper's claims, computed from records against effects that claims.yml states beforehand.
 
-A comparison claims that a ratio (or a level) lies within bounds. Its interval inside the bounds supports it, outside
-refutes it, across them leaves it open; Holm's correction over all comparisons of the run guards against finding
-something by looking often.
+A comparison claims that a ratio, a level or a slope lies within bounds. Its interval inside the bounds supports it, outside
+refutes it, across them leaves it open; Holm's correction over the t-tests of all comparisons of the run guards against
+finding something by looking often.
+
+Every test is against the nearest bound. Where all boots gave the same number its p is 0, the limit of the test. Two things have
+no p, stay out of Holm's family, and are decided as they stand: a figure that is the bound itself in every boot, for bounds
+belong to what they bound; and a spread, which is a fact about the boots that there were.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from typing import Any, Literal
 
 from . import statistics
 from .comparisons import DISTINGUISHABLE, system_of
-from .density import line
+from .density import fit
 from .metrics import Metric, confidence, metric
 from .stored_run import Record, Run, by_boot
 
@@ -155,9 +159,10 @@ def _ratio(
             numbers=numbers | {"low": ratio.low, "high": ratio.high},
             because=f"{system} ran with one setting alone, and the claim is held against its best (experiment tuned)",
         )
-    p_values = [p for bound in (low, high) if 0 < bound < math.inf and (p := ratio.p_against(bound)) is not None]
+    assert ratio.test is not None
     inside = _side(ratio.low, ratio.high, low, high)
-    return replace(finding, numbers=numbers | {"low": ratio.low, "high": ratio.high}, inside=inside, p=max(p_values))
+    p_value = _p_value(ratio.test, *(math.log(bound) if bound > 0 else -math.inf for bound in (low, high)))
+    return replace(finding, numbers=numbers | {"low": ratio.low, "high": ratio.high}, inside=inside, p=p_value)
 
 
 def _level(
@@ -176,17 +181,20 @@ def _level(
         "most": max(values),
         "n_of": min(estimate.n for estimate in estimates),
     }
-    limits = [
-        (estimate.low, estimate.high)
-        for estimate in estimates
-        if estimate.low is not None and estimate.high is not None
-    ]
-    if len(limits) < len(estimates):
+    tests = [estimate.test for estimate in estimates if estimate.test is not None]
+    if len(tests) < len(estimates):
         return replace(finding, numbers=numbers, because="one boot has no interval")
-    sides = [_side(one, other, low, high) for one, other in limits]
-    # Every workload must lie inside; one that lies outside is enough against the claim.
-    inside = False if False in sides else None if None in sides else True
-    return replace(finding, numbers=numbers, inside=inside, p=0.0)
+    sides = [_side(*test.interval(confidence(run)), low, high) for test in tests]
+    p_values = [_p_value(test, low, high) for test in tests]
+    if False not in sides:
+        # Every workload must lie inside, so the least certain one counts.
+        inside = None if None in sides else True
+        return replace(
+            finding, numbers=numbers, inside=inside, p=max((p for p in p_values if p is not None), default=None)
+        )
+    # One that lies outside is enough against the claim, so there are as many chances of it as workloads.
+    outside = [p for p, side in zip(p_values, sides, strict=True) if side is False and p is not None]
+    return replace(finding, numbers=numbers, inside=False, p=min(1.0, len(tests) * min(outside)))
 
 
 def _growth(run: Run, finding: _Finding, measured: Metric) -> _Finding:
@@ -196,13 +204,14 @@ def _growth(run: Run, finding: _Finding, measured: Metric) -> _Finding:
     points = sorted([one["guests"], value] for one in own if (value := measured.value(one)) is not None)
     if len({guests for guests, _ in points}) < 2:
         return replace(finding, because=f"{label} ran with one number of guests alone: growth takes two at least")
-    fitted = line(points)
-    numbers = {"of": label, "per_guest": fitted["per_guest"], "fixed": fitted["fixed"], "n_of": len(points)}
-    if "low" not in fitted:
+    per_guest, fixed, test = fit(points)
+    numbers = {"of": label, "per_guest": per_guest, "fixed": fixed, "n_of": len(points)}
+    if test is None:
         return replace(finding, numbers=numbers, because="two trials have no interval")
-    numbers |= {"low": fitted["low"], "high": fitted["high"]}
-    inside = _side(fitted["low"], fitted["high"], *_bounds(finding.comparison))
-    return replace(finding, numbers=numbers, inside=inside, p=0.0)
+    low, high = test.interval(confidence(run))
+    bounds = _bounds(finding.comparison)
+    inside = _side(low, high, *bounds)
+    return replace(finding, numbers=numbers | {"low": low, "high": high}, inside=inside, p=_p_value(test, *bounds))
 
 
 def _spread(finding: _Finding, samples: Mapping[str, Mapping[str, statistics.Sample]]) -> _Finding:
@@ -217,7 +226,7 @@ def _spread(finding: _Finding, samples: Mapping[str, Mapping[str, statistics.Sam
     numbers = {"of": label, "workloads": sorted(chosen), "least": min(spreads), "most": max(spreads), "n_of": boots}
     if boots < _LEAST_BOOTS:
         return replace(finding, numbers=numbers, because=f"a spread takes {_LEAST_BOOTS} boots at least")
-    return replace(finding, numbers=numbers, inside=low <= min(spreads) and max(spreads) <= high, p=0.0)
+    return replace(finding, numbers=numbers, inside=low <= min(spreads) and max(spreads) <= high)
 
 
 def _chosen(
@@ -241,21 +250,29 @@ def _side(low: float, high: float, least: float, most: float) -> bool | None:
     return False if high < least or low > most else None
 
 
+def _p_value(test: statistics.TTest, low: float, high: float) -> float | None:
+    """p against the bound that is nearest; None where the figure is a bound in every boot, which no test can tell from the bound."""
+    if test.error == 0 and test.center in (low, high):
+        return None
+    return max(test.p_against(bound) for bound in (low, high) if math.isfinite(bound))
+
+
 def _decide(findings: Sequence[_Finding], aa: Mapping[str, Any]) -> list[_Finding]:
-    tested = [finding for finding in findings if finding.p is not None]
-    adjusted = dict(zip(map(id, tested), statistics.holm([finding.p or 0.0 for finding in tested]), strict=True))
+    tested = [(finding, finding.p) for finding in findings if finding.p is not None]
+    adjusted = dict(zip((id(one) for one, _ in tested), statistics.holm([p for _, p in tested]), strict=True))
     return [_decided(finding, adjusted.get(id(finding)), aa) for finding in findings]
 
 
 def _decided(finding: _Finding, p_holm: float | None, aa: Mapping[str, Any]) -> _Finding:
-    if p_holm is None:
+    if finding.because:
         return finding
-    finding = replace(finding, numbers=finding.numbers | {"p_holm": p_holm})
+    if p_holm is not None:
+        finding = replace(finding, numbers=finding.numbers | {"p_holm": p_holm})
     if aa["outcome"] == DISTINGUISHABLE:
         return replace(finding, because=f"the A/A pair failed: {aa['because']}")
     if finding.inside is None:
         return replace(finding, because="the interval crosses the bound that was stated beforehand")
-    if p_holm >= _SIGNIFICANCE:
+    if p_holm is not None and p_holm >= _SIGNIFICANCE:
         return replace(finding, because=f"not significant among all comparisons of this run (Holm p {p_holm:.2g})")
     verdict: Verdict = "supported" if finding.inside else "refuted"
     return replace(
