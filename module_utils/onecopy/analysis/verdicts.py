@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 from . import statistics
 from .comparisons import DISTINGUISHABLE, system_of
+from .conclusions import Finding, Verdict, bounds, conclude
 from .density import fit
 from .metrics import Metric, confidence, metric
 from .stored_run import Record, Run, by_boot
 
-Verdict = Literal["supported", "refuted", "inconclusive"]
 _SIGNIFICANCE = 0.05
 # One setting is nobody's best.
 _LEAST_SETTINGS = 2
@@ -32,42 +32,23 @@ _LEAST_BOOTS = 3
 TCG_REASON = "times under TCG are not claims"
 
 
-@dataclass(frozen=True)
-class _Finding:
-    """One comparison of one claim on one host: what was found, before and after the decision."""
-
-    claim: str
-    comparison: Mapping[str, Any]
-    host: str
-    numbers: dict[str, Any] = field(default_factory=dict)
-    inside: bool | None = None
-    p: float | None = None
-    verdict: Verdict = "inconclusive"
-    because: str = ""
-
-    @property
-    def decides(self) -> bool:
-        return bool(self.comparison.get("decides", True))
-
-
 def judge(run: Run, claims: Mapping[str, Any], aa: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One dictionary per claim, in their order: id, text, verdict, because, numbers (one per comparison and host)."""
     findings = [finding for claim in claims["claims"] for finding in _find(run, claim)]
     findings = _decide(findings, aa)
     return [
-        _conclude(claim, [finding for finding in findings if finding.claim == claim["id"]])
-        for claim in claims["claims"]
+        conclude(claim, [finding for finding in findings if finding.claim == claim["id"]]) for claim in claims["claims"]
     ]
 
 
-def _find(run: Run, claim: Mapping[str, Any]) -> Iterator[_Finding]:
+def _find(run: Run, claim: Mapping[str, Any]) -> Iterator[Finding]:
     for comparison in claim["comparisons"]:
         measured = metric(comparison["metric"])
         for host in run.hosts:
-            yield _measure(run, _Finding(claim["id"], comparison, host), measured)
+            yield _measure(run, Finding(claim["id"], comparison, host), measured)
 
 
-def _measure(run: Run, finding: _Finding, measured: Metric) -> _Finding:
+def _measure(run: Run, finding: Finding, measured: Metric) -> Finding:
     comparison = finding.comparison
     sides = {
         side: _records(run, measured, finding.host, comparison[side]) for side in ("of", "to") if side in comparison
@@ -123,9 +104,9 @@ def _missing(run: Run, selector: Mapping[str, Any]) -> str:
 
 
 def _ratio(
-    run: Run, finding: _Finding, measured: Metric, sides: Mapping[str, Mapping[str, Mapping[str, statistics.Sample]]]
-) -> _Finding:
-    low, high = _bounds(finding.comparison)
+    run: Run, finding: Finding, measured: Metric, sides: Mapping[str, Mapping[str, Mapping[str, statistics.Sample]]]
+) -> Finding:
+    low, high = bounds(finding.comparison)
     choices = []
     for of, of_samples in sides["of"].items():
         for to, to_samples in sides["to"].items():
@@ -166,9 +147,9 @@ def _ratio(
 
 
 def _level(
-    run: Run, finding: _Finding, measured: Metric, samples: Mapping[str, Mapping[str, statistics.Sample]]
-) -> _Finding:
-    low, high = _bounds(finding.comparison)
+    run: Run, finding: Finding, measured: Metric, samples: Mapping[str, Mapping[str, statistics.Sample]]
+) -> Finding:
+    low, high = bounds(finding.comparison)
     label, chosen = _chosen(finding, samples)
     estimates = [statistics.estimate(sample, confidence=confidence(run)) for sample in chosen.values()]
     if not estimates:
@@ -197,7 +178,7 @@ def _level(
     return replace(finding, numbers=numbers, inside=False, p=min(1.0, len(tests) * min(outside)))
 
 
-def _growth(run: Run, finding: _Finding, measured: Metric) -> _Finding:
+def _growth(run: Run, finding: Finding, measured: Metric) -> Finding:
     """How much the figure grows with every guest, by a line through all trials of the label."""
     label = finding.comparison["of"].get("label", finding.comparison["of"]["system"])
     own = [one for one in run.ok(measured.kind) if (one["label"], one["host"]) == (label, finding.host)]
@@ -209,14 +190,14 @@ def _growth(run: Run, finding: _Finding, measured: Metric) -> _Finding:
     if test is None:
         return replace(finding, numbers=numbers, because="two trials have no interval")
     low, high = test.interval(confidence(run))
-    bounds = _bounds(finding.comparison)
-    inside = _side(low, high, *bounds)
-    return replace(finding, numbers=numbers | {"low": low, "high": high}, inside=inside, p=_p_value(test, *bounds))
+    within = bounds(finding.comparison)
+    inside = _side(low, high, *within)
+    return replace(finding, numbers=numbers | {"low": low, "high": high}, inside=inside, p=_p_value(test, *within))
 
 
-def _spread(finding: _Finding, samples: Mapping[str, Mapping[str, statistics.Sample]]) -> _Finding:
+def _spread(finding: Finding, samples: Mapping[str, Mapping[str, statistics.Sample]]) -> Finding:
     """How far boots are apart: a fact about the boots there were, so it has no interval, and takes enough of them."""
-    low, high = _bounds(finding.comparison)
+    low, high = bounds(finding.comparison)
     label, chosen = _chosen(finding, samples)
     if not chosen:
         return replace(finding, because="its workloads were not measured in this run")
@@ -230,17 +211,12 @@ def _spread(finding: _Finding, samples: Mapping[str, Mapping[str, statistics.Sam
 
 
 def _chosen(
-    finding: _Finding, samples: Mapping[str, Mapping[str, statistics.Sample]]
+    finding: Finding, samples: Mapping[str, Mapping[str, statistics.Sample]]
 ) -> tuple[str, dict[str, statistics.Sample]]:
     """The label, and its samples of the workloads that the comparison is about."""
     (label, by_workload), *_ = samples.items()
     wanted = finding.comparison.get("workloads", by_workload)
     return label, {name: sample for name, sample in by_workload.items() if name in wanted}
-
-
-def _bounds(comparison: Mapping[str, Any]) -> tuple[float, float]:
-    low, high = comparison["within"]
-    return float(-math.inf if low is None else low), float(math.inf if high is None else high)
 
 
 def _side(low: float, high: float, least: float, most: float) -> bool | None:
@@ -257,13 +233,13 @@ def _p_value(test: statistics.TTest, low: float, high: float) -> float | None:
     return max(test.p_against(bound) for bound in (low, high) if math.isfinite(bound))
 
 
-def _decide(findings: Sequence[_Finding], aa: Mapping[str, Any]) -> list[_Finding]:
+def _decide(findings: Sequence[Finding], aa: Mapping[str, Any]) -> list[Finding]:
     tested = [(finding, finding.p) for finding in findings if finding.p is not None]
     adjusted = dict(zip((id(one) for one, _ in tested), statistics.holm([p for _, p in tested]), strict=True))
     return [_decided(finding, adjusted.get(id(finding)), aa) for finding in findings]
 
 
-def _decided(finding: _Finding, p_holm: float | None, aa: Mapping[str, Any]) -> _Finding:
+def _decided(finding: Finding, p_holm: float | None, aa: Mapping[str, Any]) -> Finding:
     if finding.because:
         return finding
     if p_holm is not None:
@@ -280,79 +256,3 @@ def _decided(finding: _Finding, p_holm: float | None, aa: Mapping[str, Any]) -> 
         verdict=verdict,
         because="as claimed" if finding.inside else "against the claim",
     )
-
-
-def _conclude(claim: Mapping[str, Any], findings: Sequence[_Finding]) -> dict[str, Any]:
-    deciding = [finding for finding in findings if finding.decides]
-    verdicts = [finding.verdict for finding in deciding]
-    verdict: Verdict = "inconclusive"
-    is_contradictory = "contradictory" in claim and {"refuted", "supported"} <= set(verdicts)
-    if is_contradictory:
-        deciding = [finding for finding in deciding if finding.verdict != "inconclusive"]
-    elif "refuted" in verdicts:
-        verdict = "refuted"
-    elif verdicts and all(each == "supported" for each in verdicts):
-        verdict = "supported"
-    because = _because([finding for finding in deciding if finding.verdict == verdict or is_contradictory])
-    if is_contradictory:
-        because = f"{claim['contradictory']}: {because}"
-    if not claim["comparisons"]:
-        because = f"not measured in this run: it takes {claim['awaits']}"
-    if verdict in claim.get("means", {}):
-        because = f"{claim['means'][verdict]}: {because}"
-    return {
-        "id": claim["id"],
-        "text": claim["text"],
-        "verdict": verdict,
-        "because": because,
-        "numbers": [_row(finding) for finding in findings],
-    }
-
-
-def _because(findings: Sequence[_Finding]) -> str:
-    """The reasons, each with the comparisons that gave it."""
-    reasons: dict[str, list[str]] = {}
-    for finding in findings:
-        reasons.setdefault(finding.because, []).append(_found(finding))
-    return "; ".join(f"{reason} ({'; '.join(found)})" for reason, found in reasons.items())
-
-
-def _row(finding: _Finding) -> dict[str, Any]:
-    return {
-        "name": finding.comparison["name"],
-        "metric": finding.comparison["metric"],
-        "host": finding.host,
-        "claimed": _claimed(finding.comparison),
-        "decides": finding.decides,
-        "verdict": finding.verdict,
-        "because": finding.because,
-        **finding.numbers,
-    }
-
-
-def _claimed(comparison: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        name: value
-        for name, value in zip(("at_least", "at_most"), comparison["within"], strict=True)
-        if value is not None
-    }
-
-
-def _found(finding: _Finding) -> str:
-    numbers, claimed = finding.numbers, _claimed(finding.comparison)
-    name = finding.comparison["name"]
-    wanted = " and ".join(f"{bound.replace('_', ' ')} {value:g}" for bound, value in claimed.items())
-    if "per_guest" in numbers:
-        return f"{name}: {numbers['per_guest']:.3g} per guest{_limits(numbers)}, claimed {wanted}"
-    if "low" in numbers:
-        return f"{name}: {numbers['ratio']:.3g}{_limits(numbers)}, claimed {wanted}"
-    if "ratio" in numbers:
-        return f"{name}: {numbers['ratio']:.3g}, claimed {wanted}"
-    if "least" in numbers:
-        span = sorted({f"{numbers['least']:.3g}", f"{numbers['most']:.3g}"})
-        return f"{name}: {' to '.join(span)}, claimed {wanted}"
-    return f"{name}: claimed {wanted}"
-
-
-def _limits(numbers: Mapping[str, Any]) -> str:
-    return f" [{numbers['low']:.3g}, {numbers['high']:.3g}]" if "low" in numbers else ""
