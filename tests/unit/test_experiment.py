@@ -221,6 +221,17 @@ def test_our_own_are_right(file: Path) -> None:
     assert document["name"] == file.stem
 
 
+@pytest.mark.parametrize("file", OWN, ids=lambda file: file.stem)
+def test_our_own_have_an_aa_pair_or_say_why_not(file: Path) -> None:
+    document = experiment.load(file, SCHEMA)
+    systems = [
+        {"options": {}, **one} if isinstance(one, dict) else {"system": one, "options": {}}
+        for one in document["systems"]
+    ]
+    kinds = [(one["system"], sorted(one["options"].items())) for one in systems]
+    assert any(kinds.count(kind) > 1 for kind in kinds) or "no A/A pair" in file.read_text()
+
+
 def test_tcg_block_replaces_keys_inside_dictionaries_too() -> None:
     document = copy.deepcopy(PAPER) | {"tcg": {"guest": {"memory_mib": 400}, "repeats": 1}}
     effective = experiment.for_accelerator(document, "tcg")

@@ -11,7 +11,7 @@ import jinja2
 from .accounting import io_section, memory_section
 from .circumstances import gaps_section, method_section, plan_section
 from .coherence_results import coherence_sections
-from .comparisons import DISTINGUISHABLE, NOT_DISTINGUISHABLE
+from .comparisons import ABSENT, DISTINGUISHABLE, NOT_DISTINGUISHABLE
 from .dax_window_results import dax_window_sections, reread_sections
 from .density_results import density_sections
 from .document import Document, Text, Tone
@@ -82,6 +82,8 @@ def _opening(run: Run, summary: Mapping[str, Any]) -> list[Text]:
     outcome = f"A/A pair, {aa['outcome']}: {aa['because']}."
     if aa["outcome"] == DISTINGUISHABLE:
         outcome += " Every comparison of this run is inconclusive."
+    if aa["outcome"] == ABSENT and any(claim["verdict"] != "inconclusive" for claim in summary["claims"]):
+        outcome += " Every verdict of this run was reached without one."
     texts = [Text(outcome, _AA_TONES.get(aa["outcome"], "open"))]
     if summary["trials"]["pending"]:
         texts.append(

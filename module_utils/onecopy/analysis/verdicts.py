@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any
 
 from . import statistics
-from .comparisons import DISTINGUISHABLE, system_of
+from .comparisons import ABSENT, DISTINGUISHABLE, NO_INTERVAL, system_of
 from .conclusions import Finding, Verdict, bounds, conclude
 from .density import fit
 from .metrics import Metric, confidence, metric
@@ -29,6 +29,8 @@ _SIGNIFICANCE = 0.05
 _LEAST_SETTINGS = 2
 # Two boots that agree may do so by chance.
 _LEAST_BOOTS = 3
+# What a verdict must say of an A/A pair that shows nothing.
+_CAVEATS = {ABSENT: ", without an A/A pair", NO_INTERVAL: ", with an A/A pair of one boot each, which shows nothing"}
 TCG_REASON = "times under TCG are not claims"
 
 
@@ -251,8 +253,5 @@ def _decided(finding: Finding, p_holm: float | None, aa: Mapping[str, Any]) -> F
     if p_holm is not None and p_holm >= _SIGNIFICANCE:
         return replace(finding, because=f"not significant among all comparisons of this run (Holm p {p_holm:.2g})")
     verdict: Verdict = "supported" if finding.inside else "refuted"
-    return replace(
-        finding,
-        verdict=verdict,
-        because="as claimed" if finding.inside else "against the claim",
-    )
+    because = "as claimed" if finding.inside else "against the claim"
+    return replace(finding, verdict=verdict, because=because + _CAVEATS.get(aa["outcome"], ""))

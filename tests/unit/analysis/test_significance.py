@@ -51,9 +51,9 @@ def claims(within: list[float | None], *metrics: str) -> dict[str, Any]:
     }
 
 
-def found(measured: Run, document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def found(measured: Run, document: dict[str, Any], aa: dict[str, str] = AA) -> dict[str, dict[str, Any]]:
     """The only comparison of every claim."""
-    return {claim["id"]: claim["numbers"][0] for claim in judge(measured, document, AA)}
+    return {claim["id"]: claim["numbers"][0] for claim in judge(measured, document, aa)}
 
 
 def test_a_level_has_the_p_of_its_t_test_against_the_nearest_bound() -> None:
@@ -116,3 +116,18 @@ def test_the_same_count_in_every_boot_is_decided_and_one_at_the_bound_lies_withi
 ) -> None:
     row = found(run({"it": [count] * 3}), claims([None, 0], "probe.it"))["probe.it"]
     assert (row["verdict"], row.get("p_holm")) == (verdict, p_holm)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "caveat"),
+    [
+        ("not distinguishable", ""),
+        ("absent", ", without an A/A pair"),
+        ("no interval", ", with an A/A pair of one boot each, which shows nothing"),
+    ],
+)
+def test_a_verdict_says_of_its_aa_pair_that_there_is_none(outcome: str, caveat: str) -> None:
+    measured = run({"in": [1.0, 1.1, 1.2], "out": [3.0, 3.1, 3.2]})
+    rows = found(measured, claims([None, 2.0], "probe.in", "probe.out"), {"outcome": outcome})
+    assert rows["probe.in"]["because"] == f"as claimed{caveat}"
+    assert rows["probe.out"]["because"] == f"against the claim{caveat}"

@@ -254,6 +254,16 @@ def test_tuned_labels_are_no_aa_pair(tmp_path: Path, claims: dict[str, Any]) -> 
     assert summary.summarise(stored_run.load(directory), claims)["aa"]["outcome"] == "absent"
 
 
+def test_verdicts_without_an_aa_pair_open_the_report(tmp_path: Path, claims: dict[str, Any]) -> None:
+    plan = invented.plan("tcg", systems=["gfs", "myfs", "virtiofs_never"])
+    run = stored_run.load(invented.store(tmp_path, plan, invented.records(plan)))
+    found = summary.summarise(run, claims)
+    decided = [claim for claim in found["claims"] if claim["verdict"] != "inconclusive"]
+    assert decided
+    assert all("without an A/A pair" in claim["because"] for claim in decided)
+    assert "Every verdict of this run was reached without one" in report.document(run, found).opening[0].text
+
+
 def test_c4_takes_gfs_direct_at_its_best(tmp_path: Path, claims: dict[str, Any]) -> None:
     systems = [
         "gfs_direct",
