@@ -8,7 +8,7 @@ module: experiment_plan
 short_description: Validate an experiment and expand it to a plan
 description:
   - Reads one experiment file on the controller and checks every key and value of it; a mistake anywhere gives one line.
-  - With the capabilities of a KVM host it also expands the experiment to the ordered list of trials for that host.
+  - With the capabilities of KVM hosts it also expands the experiment to the ordered list of trials, one for all of them.
   - Runs on the controller, with Ansible's own Python.
 options:
   path:
@@ -19,15 +19,12 @@ options:
     description: The JSON schema of experiments.
     type: path
     required: true
-  capabilities:
+  hosts:
     description:
-      - What the host can run, as role kvm_host writes it to C(capabilities.json).
+      - By inventory name what each host can run, as role kvm_host writes it to C(capabilities.json), with what its guests can do, as role
+        guest_image writes it to C(guest/manifest.json). The plan holds what all of them can run.
       - Without it the experiment is validated alone.
     type: dict
-  guest_capabilities:
-    description: What the host's guests can do, in the same form, as role guest_image writes it to C(guest/manifest.json).
-    type: dict
-    default: {}
 attributes:
   check_mode:
     support: full
@@ -50,12 +47,12 @@ experiment:
 plan:
   description: Trials in their order, with everything that a KVM host needs to run them; also what is excluded or unsupported, and why.
   type: dict
-  returned: when capabilities are given
+  returned: when hosts are given
 lines:
   description: The plan in a few lines for a person, with its estimated duration.
   type: list
   elements: str
-  returned: when capabilities are given
+  returned: when hosts are given
 """
 
 import json
@@ -63,7 +60,7 @@ import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.onecopy import experiment, plan, progress
+from ansible.module_utils.onecopy import experiment, plan, progress, several_hosts
 
 
 def main() -> None:
@@ -71,8 +68,7 @@ def main() -> None:
     spec = {
         "path": {"type": "path", "required": True},
         "schema": {"type": "path", "required": True},
-        "capabilities": {"type": "dict"},
-        "guest_capabilities": {"type": "dict", "default": {}},
+        "hosts": {"type": "dict"},
     }
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     path = Path(module.params["path"])
@@ -80,10 +76,10 @@ def main() -> None:
         schema = json.loads(Path(module.params["schema"]).read_text(encoding="utf-8"))
         document = experiment.load(path, schema, os.path.join(path.parent.name, path.name))
         result = {"experiment": document}
-        if module.params["capabilities"] is not None:
-            made = plan.make_plan(document, module.params["capabilities"] | module.params["guest_capabilities"])
+        if module.params["hosts"]:
+            made = plan.make_plan(document, several_hosts.common(module.params["hosts"]))
             result |= {"plan": made, "lines": progress.plan_lines(made)}
-    except (experiment.ExperimentError, plan.NoTrialsError) as error:
+    except (experiment.ExperimentError, plan.NoTrialsError, several_hosts.MixedHostsError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, **result)
 

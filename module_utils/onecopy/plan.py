@@ -61,11 +61,12 @@ COSTS: Final = {
 
 
 def make_plan(experiment: Mapping[str, Any], capabilities: Mapping[str, Any]) -> dict[str, Any]:
-    """The plan of ``experiment`` for one host; an adaptive one is planned up to its cap.
+    """The plan of ``experiment`` for one host, or for several that run it alike; an adaptive one is planned up to its cap.
 
-    ``capabilities`` is the host's ``capabilities.json``: ``accelerator`` (``kvm`` or ``tcg``), and per need of a system
-    ``{"supported": bool, "reason": text}``. The plan is self-contained: schema, experiment, digest, accelerator, seed, dataset, guest,
-    timeout_seconds, labels, workloads, trials, excluded, unsupported (both with reason and number of trials), estimate_seconds.
+    ``capabilities`` is the host's ``capabilities.json``, or ``several_hosts.common()``: ``accelerator`` (``kvm`` or ``tcg``), per need of a
+    system ``{"supported": bool, "reason": text}``, and ``memory_mib``. The plan is self-contained: schema, experiment, digest, accelerator,
+    seed, dataset, guest, timeout_seconds, labels, workloads, trials, excluded, unsupported (both with reason and number of trials),
+    estimate_seconds.
     Raises NoTrialsError when no trial is left.
     """
     accelerator = str(capabilities["accelerator"])
@@ -79,7 +80,7 @@ def make_plan(experiment: Mapping[str, Any], capabilities: Mapping[str, Any]) ->
     unsupported: list[dict[str, Any]] = []
     combinations: dict[str, list[dict[str, Any]]] = {}
     for entry in systems:
-        possible, impossible = _combinations(effective, entry, capabilities.get("memory_mib"))
+        possible, impossible = _combinations(effective, entry, capabilities)
         missing = _missing(entry, capabilities)
         if missing:
             unsupported.append(
@@ -186,7 +187,7 @@ def _missing(entry: Mapping[str, Any], capabilities: Mapping[str, Any]) -> str |
 
 
 def _combinations(
-    experiment: Mapping[str, Any], entry: Mapping[str, Any], memory_mib: int | None
+    experiment: Mapping[str, Any], entry: Mapping[str, Any], capabilities: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Trials that one system can have in one repeat, and those it cannot, by state, each with the reason."""
     system = SYSTEMS[entry["system"]]
@@ -221,7 +222,7 @@ def _combinations(
     for probe, guests in itertools.product(probes, experiment.get("guests", [1])):
         why_not = why_unsuitable(PROBES[probe["probe"]], system, probe["parameters"], guests)
         if why_not is None and guests > 1:
-            why_not = _why_too_many(experiment, guests, memory_mib)
+            why_not = _why_too_many(experiment, guests, capabilities)
         if why_not:
             impossible.append(
                 _state(entry, "cold", "cold")
@@ -236,12 +237,18 @@ def _combinations(
     return possible, impossible
 
 
-def _why_too_many(experiment: Mapping[str, Any], guests: int, memory_mib: int | None) -> str | None:
-    """Why the host's memory cannot hold so many guests, or None. What they share is not counted on: it is what is to be found out."""
-    needed = guests * (experiment["guest"]["memory_mib"] + GUEST_OVERHEAD_MIB)
+def needed_mib(plan: Mapping[str, Any], guests: int) -> int:
+    """The most memory that so many guests of ``plan`` may take. What they share is not counted on: it is what is to be found out."""
+    return guests * (int(plan["guest"]["memory_mib"]) + GUEST_OVERHEAD_MIB)
+
+
+def _why_too_many(experiment: Mapping[str, Any], guests: int, capabilities: Mapping[str, Any]) -> str | None:
+    """Why the host's memory cannot hold so many guests, or None."""
+    memory_mib, needed = capabilities.get("memory_mib"), needed_mib(experiment, guests)
     if memory_mib is None or needed <= USABLE_MEMORY * memory_mib:
         return None
-    return f"{guests} guests may need {needed} MiB, and this host has {memory_mib} MiB: fewer guests, or smaller ones"
+    host = capabilities.get("memory_host", "this host")
+    return f"{guests} guests may need {needed} MiB, and {host} has {memory_mib} MiB: fewer guests, or smaller ones"
 
 
 def _why_not(system: System, host: str, guest: str) -> str | None:
