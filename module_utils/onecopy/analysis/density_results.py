@@ -45,7 +45,9 @@ _TIMES: Final = (
     ("later_read_seconds", "a later guest's read"),
 )
 _HELD: Final = "Memory that guests, QEMUs and daemons hold, and the host's cache of their storage"
-_DASHED: Final = "what is dashed lies beyond the measured numbers of guests: extrapolated, not measured"
+_DASHED: Final = (
+    "what is dashed of a line lies outside of the numbers of guests that it was measured at: extrapolated, not measured"
+)
 
 
 def density_sections(run: Run, summary: Row) -> Iterator[Section]:

@@ -25,6 +25,7 @@ _WIDTH = 210
 _STEP = 24
 _LABEL_PIXELS = 108
 _CURVE_STEPS = 5
+_DASHED = [4, 3]
 # Without a precision Vega takes what tells the ticks apart, and writes 10 as 1e+1.
 _NUMBER = ",.6~g"
 _PADDING = {"left": _LABEL_PIXELS, "right": 62, "top": 4, "bottom": 34}
@@ -148,8 +149,9 @@ def curve(
 def growth(
     lines: Sequence[Line], *, title: str, axes: tuple[str, str], most: tuple[float, float], is_small: bool = False
 ) -> str:
-    """Measured points by number of guests with their fitted lines: solid as far as was measured, dashed and called extrapolated beyond.
+    """Measured points by number of guests with their fitted lines: each solid where it was measured, dashed outside of it.
 
+    Beyond the largest number that any line was measured at, the figure says extrapolated.
     ``is_small``: with the interval of each slope as a band, for one system or two.
     """
     x = _horizontal("x", most[0], axes[0])
@@ -158,14 +160,14 @@ def growth(
         "axis": {"title": axes[1], "tickCount": 4, "format": _NUMBER, "grid": True},
     }
     layers = []
-    measured = max(guests for line in lines for guests, _ in line.points)
     for line in lines if is_small else ():
         if line.limits is not None:
             band = {"type": "area", "color": _COLOURS[line.system], "opacity": 0.18, "clip": True}
             layers.append(_layer(_band(line, most[0]), band, x=x, y=y, y2={"field": "y2"}))
     for line in lines:
         colour = _COLOURS[line.system]
-        for start, end, dash in ((0.0, measured, []), (measured, most[0], [4, 3])):
+        least, largest = min(guests for guests, _ in line.points), max(guests for guests, _ in line.points)
+        for start, end, dash in ((0.0, least, _DASHED), (least, largest, []), (largest, most[0], _DASHED)):
             ends = [{"x": at, "y": line.fixed + line.per_guest * at} for at in (start, end)]
             mark = {"type": "line", "color": colour, "strokeWidth": 1.4, "strokeDash": dash, "clip": True}
             layers.append(_layer(ends, mark, x=x, y=y))
@@ -173,6 +175,7 @@ def growth(
         layers.append(
             _layer(points, {"type": "point", "filled": True, "size": 14, "color": colour, "clip": True}, x=x, y=y)
         )
+    measured = max(guests for line in lines for guests, _ in line.points)
     words = {"type": "text", "align": "left", "dx": 4, "dy": 6, "fontSize": 10, "color": _COLOURS["muted"]}
     layers.append(_layer([{"x": measured, "y": most[1]}], {**words, "text": "extrapolated"}, x=x, y=y))
     layers.append(_layer([{"x": measured}], {**_line("muted", 0.7), "strokeDash": [1, 3]}, x=x))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from ansible.module_utils.onecopy.analysis import figures
 from ansible.module_utils.onecopy.analysis.claims import ClaimsError, check
 from ansible.module_utils.onecopy.analysis.density import density, is_density
 from ansible.module_utils.onecopy.analysis.density_results import density_sections
@@ -126,6 +128,31 @@ def test_the_section_draws_beyond_what_was_measured_dashed_and_says_so() -> None
         assert "stroke-dasharray" in figure.svg
         assert ">extrapolated<" in figure.svg
     assert [figure.title for figure in blocks["holders"].figures] == ["myfs", "gfs_private"]
+
+
+def strokes(svg: str) -> list[tuple[float, float, bool]]:
+    """Start, end and whether it is dashed, of every fitted line of a figure without bands, in pixels from the left."""
+    found = []
+    for path in re.findall(r'<path [^>]*stroke-width="1.4"[^>]*>', svg):
+        ends = re.search(r' d="M([\d.]+),[^L]*L([\d.]+),', path)
+        assert ends is not None, path
+        found.append((float(ends[1]), float(ends[2]), 'stroke-dasharray="4,3"' in path))
+    return found
+
+
+def test_a_line_is_solid_only_where_its_own_system_was_measured() -> None:
+    lines = [
+        figures.Line("gfs_private", [(1, 2.0), (2, 4.0)], 0.0, 2.0),
+        figures.Line("myfs", [(1, 1.0), (8, 1.0)], 1.0, 0.0),
+    ]
+    svg = figures.growth(lines, title="copies", axes=("guests", "copies"), most=(16, 32))
+    step = max(end for _, end, _ in strokes(svg)) / 16
+    drawn = [(round(start / step), round(end / step), dashed) for start, end, dashed in strokes(svg)]
+    assert drawn == [
+        *((0, 1, True), (1, 2, False), (2, 16, True)),
+        *((0, 1, True), (1, 8, False), (8, 16, True)),
+    ]
+    assert svg.count(">extrapolated<") == 1
 
 
 def test_systems_are_ranked_by_memory_per_guest_and_by_cost_with_what_they_give_up() -> None:
