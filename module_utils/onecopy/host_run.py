@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from . import host_settings, image, knobs, lock, records, run_unit, slices, testbed
+from . import fleet_memory, host_settings, image, knobs, ledger, lock, records, run_unit, slices, testbed
 from .host_data import DataMissingError, DataSet, host_data
 from .paths import MACHINE, RUNTIME, HostPaths
 from .provenance import host_facts
@@ -45,6 +45,9 @@ def start(
     Raises HostRunError.
     """
     _check(plan, paths)
+    # A run that goes on has guests of its own in this memory; of another one the unit tells.
+    if lock.holder_of(machine / "lock") is None:
+        _check_memory(plan, paths, run_id, root)
     holder = {"experiment": plan["experiment"], "host": host, "since": datetime.now(UTC).isoformat(timespec="seconds")}
     try:
         is_new = run_unit.start(run_id, holder, machine, runtime)
@@ -138,6 +141,22 @@ def _check(plan: Mapping[str, Any], paths: HostPaths) -> None:
         raise HostRunError(f"images of the guests' own: {error}, or plan fewer guests") from error
     except DataMissingError as error:
         raise HostRunError(str(error)) from error
+
+
+def _check_memory(plan: Mapping[str, Any], paths: HostPaths, run_id: str, root: Path) -> None:
+    """Refuse what is left to do where its largest fleet does not fit into the memory that is available now: the plan knows how much there is at all."""
+    done = {record["id"] for record in records.read(paths.run(run_id) / "results.jsonl").records}
+    guests = max((int(trial["guests"]) for trial in plan["trials"] if trial["id"] not in done), default=0)
+    if fleet_memory.why_not_now(plan, guests, _available_mib(root)):
+        # Guests of a run that was killed together with its unit.
+        testbed.sweep(paths)
+    why_not = fleet_memory.why_not_now(plan, guests, _available_mib(root))
+    if why_not:
+        raise HostRunError(why_not)
+
+
+def _available_mib(root: Path) -> int:
+    return ledger.read_meminfo((root / "proc/meminfo").read_text("ascii"))["MemAvailable"] // _MIB
 
 
 def _own_images_bytes(plan: Mapping[str, Any], paths: HostPaths) -> int:

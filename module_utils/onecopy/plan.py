@@ -10,13 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypedDict
 
+from . import fleet_memory
 from .experiment import adaptive, digest, for_accelerator, labelled_probes, labelled_systems, workloads
 from .probes import PROBES, why_unsuitable
 from .systems import SYSTEMS, System
 
 SCHEMA: Final = 1
-GUEST_OVERHEAD_MIB: Final = 128  # QEMU's own memory under TCG, and a daemon's
-USABLE_MEMORY: Final = 0.85  # of the host's memory; the rest is for the host itself and its page cache
 
 
 class Trial(TypedDict):
@@ -222,7 +221,7 @@ def _combinations(
     for probe, guests in itertools.product(probes, experiment.get("guests", [1])):
         why_not = why_unsuitable(PROBES[probe["probe"]], system, probe["parameters"], guests)
         if why_not is None and guests > 1:
-            why_not = _why_too_many(experiment, guests, capabilities)
+            why_not = fleet_memory.why_never(experiment, guests, capabilities)
         if why_not:
             impossible.append(
                 _state(entry, "cold", "cold")
@@ -235,20 +234,6 @@ def _combinations(
             | {"host_cache": "cold", "guest_cache": "cold"}
         )
     return possible, impossible
-
-
-def needed_mib(plan: Mapping[str, Any], guests: int) -> int:
-    """The most memory that so many guests of ``plan`` may take. What they share is not counted on: it is what is to be found out."""
-    return guests * (int(plan["guest"]["memory_mib"]) + GUEST_OVERHEAD_MIB)
-
-
-def _why_too_many(experiment: Mapping[str, Any], guests: int, capabilities: Mapping[str, Any]) -> str | None:
-    """Why the host's memory cannot hold so many guests, or None."""
-    memory_mib, needed = capabilities.get("memory_mib"), needed_mib(experiment, guests)
-    if memory_mib is None or needed <= USABLE_MEMORY * memory_mib:
-        return None
-    host = capabilities.get("memory_host", "this host")
-    return f"{guests} guests may need {needed} MiB, and {host} has {memory_mib} MiB: fewer guests, or smaller ones"
 
 
 def _why_not(system: System, host: str, guest: str) -> str | None:

@@ -12,8 +12,8 @@ from . import host_settings, io_path, ledger, storage_ledger
 from .testbed import Boot
 
 _CALL_SECONDS: Final = 60.0
-_DISTURBANCES: Final = {
-    "drop_pagecache": "the host's page cache was dropped",
+_DROPPED: Final = "drop_pagecache"
+_SHORT_OF_MEMORY: Final = {
     "pswpin": "the host swapped in",
     "pswpout": "the host swapped out",
     "oom_kill": "the host ran out of memory and killed a process",
@@ -99,18 +99,29 @@ def host_disturbances(text: str | None = None) -> dict[str, int]:
     """Counters of /proc/vmstat that stand still while nobody disturbs; those that this kernel has."""
     text = Path("/proc/vmstat").read_text(encoding="ascii") if text is None else text
     counters = dict(line.split() for line in text.splitlines())
-    return {name: int(counters[name]) for name in _DISTURBANCES if name in counters}
+    return {name: int(counters[name]) for name in (_DROPPED, *_SHORT_OF_MEMORY) if name in counters}
 
 
 def disturbed(before: Sample, after: Sample, now: Mapping[str, int]) -> str | None:
     """One line when somebody disturbed the host between ``before`` and ``now`` (host_disturbances()): that alone voids what was counted."""
-    for name, what in _DISTURBANCES.items():
-        times = now.get(name, 0) - before.disturbances.get(name, 0)
-        if times:
-            return f"{what} during the trial ({name} rose by {times}): something else uses this machine"
+    times = now.get(_DROPPED, 0) - before.disturbances.get(_DROPPED, 0)
+    if times:
+        return f"the host's page cache was dropped during the trial ({_DROPPED} rose by {times}): something else uses this machine"
+    short = short_of_memory(before.disturbances, now)
+    if short is not None:
+        return short
     for name, value in after.settings.items():
         if before.settings.get(name) != value and name != _SELF_ADJUSTING:
             return f"{name} of the host was changed from {before.settings.get(name)} to {value} during the trial"
+    return None
+
+
+def short_of_memory(before: Mapping[str, int], now: Mapping[str, int]) -> str | None:
+    """One line when the host swapped or killed for memory between two host_disturbances(): what was held then is not what the parties wanted."""
+    for name, what in _SHORT_OF_MEMORY.items():
+        times = now.get(name, 0) - before.get(name, 0)
+        if times:
+            return f"{what} during the trial ({name} rose by {times}): it is short of memory, or something else uses it"
     return None
 
 

@@ -239,13 +239,18 @@ def _probe(context: Context, boots: Sequence[Boot], data: HostData, record: Reco
     # A larger fleet takes longer to ask than a trial may cost; its probe has counts of its own.
     is_sampled = len(boots) <= _SAMPLED_GUESTS
     before = sample.take(boots, context.paths.store, has_guests=True, is_before=True) if is_sampled else None
+    disturbances = sample.host_disturbances()
     found = PROBES[probe["probe"]].run(scene)
     record["probe"] = found.as_dict()
+    # A probe drops caches and changes settings by itself, so that these tell of nobody else.
+    short = sample.short_of_memory(disturbances, sample.host_disturbances())
     if found.lost:
         raise RunnerLost(f"guests {', '.join(map(str, found.lost))} of {len(boots)} were lost, the others went on")
     if before is not None:
         after = sample.take(boots, context.paths.store, has_guests=True, is_before=False)
         record |= sample.change(before, after, _dataset_bytes(context))
+    if short is not None:
+        raise _Outcome("invalid", "disturbed", short)
 
 
 def _frames(context: Context, boot: Boot, data: HostData, system: System) -> dict[str, int]:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible.module_utils.onecopy import host_run, knobs, lock, slices
+from ansible.module_utils.onecopy import host_run, knobs, lock, records, slices
 from ansible.module_utils.onecopy import plan as planning
 from ansible.module_utils.onecopy.paths import HostPaths
 
@@ -61,7 +61,13 @@ def root(tmp_path: Path) -> Path:
     switch = tmp_path / "root/sys/kernel/mm/ksm/run"
     switch.parent.mkdir(parents=True)
     switch.write_text("1\n")
+    has_available(tmp_path / "root", 8000)
     return tmp_path / "root"
+
+
+def has_available(root: Path, mib: int) -> None:
+    (root / "proc").mkdir(parents=True, exist_ok=True)
+    (root / "proc/meminfo").write_text(f"MemTotal: 16384000 kB\nMemFree: 1024 kB\nMemAvailable: {mib << 10} kB\n")
 
 
 def start(
@@ -124,9 +130,50 @@ def test_what_an_experiment_sets_lasts_as_long_as_its_run(paths: HostPaths, mach
 
 
 def test_a_host_without_ksm_is_no_error(paths: HostPaths, machine: Path, tmp_path: Path) -> None:
+    has_available(tmp_path / "empty", 8000)
     facts = start(paths, machine, tmp_path / "empty")["facts"]
     assert "quieted" not in facts
     assert not (machine / "knobs").exists()
+
+
+def fleets(*guests: int) -> dict[str, Any]:
+    """A plan with one trial for each number of guests of 256 MiB."""
+    trials = [{**PLAN["trials"][0], "id": f"{number:016}", "guests": number} for number in guests]
+    return {**PLAN, "trials": trials}
+
+
+def test_a_fleet_that_the_free_memory_cannot_hold_is_refused_before_anything_starts(
+    paths: HostPaths, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept: list[HostPaths] = []
+    monkeypatch.setattr(host_run.testbed, "sweep", swept.append)
+    monkeypatch.setattr(host_run.run_unit, "start", lambda *_: pytest.fail("the run was started"))
+    has_available(root, 1600)
+    with pytest.raises(host_run.HostRunError) as caught:
+        start(paths, tmp_path / "idle", root, plan=fleets(1, 8, 4))
+    assert str(caught.value) == (
+        "8 guests at once may need 3072 MiB, and 1600 MiB of memory are available now: end what else uses it, or plan 4 guests at most"
+    )
+    assert swept == [paths], "what a killed run left is ended before a run is refused for it"
+    assert not paths.run(RUN).exists()
+    has_available(root, 100)
+    with pytest.raises(
+        host_run.HostRunError, match=r"1 guest at once may need 384 MiB, and 100 MiB .* plan smaller guests"
+    ):
+        start(paths, tmp_path / "idle", root, plan=fleets(1))
+
+
+def test_memory_is_asked_for_what_is_left_to_do_and_a_run_that_holds_the_lock_has_it(
+    paths: HostPaths, machine: Path, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_run.run_unit, "start", lambda *_: True)
+    has_available(root, 1600)
+    directory = paths.run(RUN)
+    directory.mkdir(parents=True)
+    records.append(directory / "results.jsonl", {"id": f"{8:016}"})
+    start(paths, tmp_path / "idle", root, plan=fleets(1, 8, 4))
+    has_available(root, 100)
+    start(paths, machine, root, plan=fleets(1, 8, 4))
 
 
 def nobody(monkeypatch: pytest.MonkeyPatch, _: HostPaths) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from ansible.module_utils.onecopy import experiment, probes, progress, records, slices
+from ansible.module_utils.onecopy import experiment, probes, progress, records, sample, slices
 from ansible.module_utils.onecopy import plan as planning
 from ansible.module_utils.onecopy.analysis import metrics
 from ansible.module_utils.onecopy.paths import HostPaths
@@ -136,6 +136,31 @@ def test_a_probe_trial_records_what_it_found(disk_path: Path, tmp_path: Path) ->
 def test_a_probe_that_finds_nothing_out_is_a_failed_trial(disk_path: Path, tmp_path: Path) -> None:
     record = run_one(HostPaths(disk_path), tmp_path, {"probe": "count_bytes", "times": 0})
     assert (record["status"], record["reason"], record["message"]) == ("failed", "workload_failed", "nothing to read")
+
+
+@pytest.mark.parametrize(
+    ("counter", "voids"),
+    [("pswpin", True), ("pswpout", True), ("oom_kill", True), ("drop_pagecache", False)],
+)
+@pytest.mark.parametrize("guests", [1, 17])
+def test_a_host_that_ran_short_of_memory_voids_a_probes_trial(
+    disk_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counter: str, voids: bool, guests: int
+) -> None:
+    counters = dict.fromkeys(("pswpin", "pswpout", "oom_kill", "drop_pagecache"), 3)
+
+    def disturb(scene: Scene) -> Probed:
+        counters[counter] += 5
+        return count_guests(scene)
+
+    monkeypatch.setattr(sample, "host_disturbances", lambda: dict(counters))
+    monkeypatch.setitem(probes.PROBES, "count_guests", Probe("count_guests", disturb))
+    record = run_one(HostPaths(disk_path), tmp_path, "count_guests", guests=[guests])
+    assert record["probe"]["metrics"]["alive_count"] == guests, "what was found is kept"
+    if voids:
+        assert (record["status"], record["reason"]) == ("invalid", "disturbed")
+        assert f"({counter} rose by 5): it is short of memory" in record["message"]
+    else:
+        assert record["status"] == "ok", record
 
 
 def test_a_fleet_is_one_boot_of_so_many_guests(disk_path: Path, tmp_path: Path) -> None:
