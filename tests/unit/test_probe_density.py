@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from ansible.module_utils.onecopy import io_path
 from ansible.module_utils.onecopy.host_data import Residency
 from ansible.module_utils.onecopy.paths import HostPaths
 from ansible.module_utils.onecopy.probes import Scene, density
@@ -34,6 +35,7 @@ def scene(guests: int) -> Scene:
         SimpleNamespace(
             qemu_pid=100 + number,
             daemon_pid=None,
+            stats=None,
             runner=Runner(99),
             hello_seconds=5.0 + number,
             started_at=100.0 + number,
@@ -94,6 +96,17 @@ def found(played: pytest.MonkeyPatch) -> dict[str, float]:
 def test_places_are_added_up_over_host_and_guests(found: dict[str, float]) -> None:
     assert (found["host_copies_ratio"], found["guest_copies_ratio"], found["copies_ratio"]) == (1.0, 2.0, 3.0)
     assert found["physical_copies_ratio"] == 2.5
+
+
+def test_the_ends_of_files_that_daemons_keep_are_copies(played: pytest.MonkeyPatch) -> None:
+    kept = {Path("/one"): 9, Path("/two"): 11}
+    zeros = dict.fromkeys(io_path._FUSE, 0)
+    played.setattr(io_path, "ask", lambda stats: {**zeros, "requests": {}, "window": {"tail_pages": kept[stats]}})
+    shared = scene(2)
+    for boot, stats in zip(shared.boots, kept, strict=True):
+        boot.stats = stats  # type: ignore[misc]
+    metrics = density.run(shared).metrics
+    assert (metrics["daemon_copies_ratio"], metrics["copies_ratio"]) == (0.2, 3.2)
 
 
 def test_memory_is_the_machines_and_its_parties(found: dict[str, float]) -> None:

@@ -24,8 +24,9 @@ _PARTS: Final = ("a/large", "a/small")
 def run(scene: Scene) -> Probed:
     """Every guest reads tree a once, one after another, from a cold start; then everybody's pages are counted.
 
-    ``copies_ratio``: places (page slots of host cache and guests) ÷ pages of the tree; ``physical_copies_ratio``: distinct frames, by PFN
-    and content. Where KSM can merge the guests' memory both are taken before it runs, and ``merged_copies_ratio`` at its plateau.
+    ``copies_ratio``: places (page slots of host cache and guests, and the ends of files that daemons keep themselves) ÷ pages of the tree;
+    ``physical_copies_ratio``: distinct frames, by PFN and content. Where KSM can merge the guests' memory both are taken before it runs, and
+    ``merged_copies_ratio`` at its plateau.
     ``held_bytes``: memory that guests, QEMUs and daemons hold, and the host's cache of the guests' storage (``host_data_bytes``).
     ``idle_used_bytes`` and ``used_bytes``: the whole machine's memory in use before and after the reading, caches and strangers included.
     ``moved_per_read_ratio``: bytes read at all layers below the guests' programs ÷ bytes that these read; ``images``: files with a file system
@@ -114,10 +115,12 @@ def _copies(scene: Scene) -> dict[str, float]:
     pages = scene.context.dataset.pages(_PARTS)
     host = scene.data.resident_pages(_PARTS)
     guests = sum(_guest_pages(boot) for boot in scene.boots)
+    daemons = sum(_tail_pages(boot) for boot in scene.boots)
     return {
-        "copies_ratio": (host + guests) / pages,
+        "copies_ratio": (host + guests + daemons) / pages,
         "host_copies_ratio": host / pages,
         "guest_copies_ratio": guests / pages,
+        "daemon_copies_ratio": daemons / pages,
         "physical_copies_ratio": _frames(scene)["physical_copies"],
     }
 
@@ -126,6 +129,11 @@ def _guest_pages(boot: Boot) -> int:
     parts = state.guest_parts(boot, WORKLOADS["cat"])
     found = boot.runner.call("residency", _CALL_SECONDS, parts=parts)
     return sum(int(part["resident_pages"]) for part in found.values())
+
+
+def _tail_pages(boot: Boot) -> int:
+    """Pages of files' ends that this guest's daemon keeps itself for its DAX window."""
+    return int(io_path.fuse_counters(io_path.ask(boot.stats))["tail_pages"]) if boot.stats else 0
 
 
 def _frames(scene: Scene) -> dict[str, Any]:
