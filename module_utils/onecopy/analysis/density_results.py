@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from . import figures
 from .density import PROBE
-from .document import Block, Column, Figure, Figures, Section, Table, Text, text_row
+from .document import Block, Column, Figure, Figures, Key, Section, Table, Text, text_row
 from .results import row_name
 from .stored_run import Run, group
 from .tradeoffs import TRADE_OFFS, TradeOff
@@ -23,6 +23,8 @@ _OVERVIEWS: Final = (
     ("held_bytes", "Memory held", "MiB", MIB),
     ("storage_bytes", "Storage allocated", "MiB", MIB),
 )
+# Where KSM merged, at its plateau: drawn beside the figure before it.
+_MERGED: Final = {"physical_copies_ratio": "merged_copies_ratio", "held_bytes": "merged_held_bytes"}
 _HOLDERS: Final = (
     ("host", "host_data_bytes", "host's cache of the data"),
     ("guest", "guests_cache_bytes", "guests' page caches"),
@@ -67,8 +69,8 @@ def density_sections(run: Run, summary: Row) -> Iterator[Section]:
         _ledger_figures(run, summary),
         _ledger_table(run, summary),
         _ranking(run, summary, rows, most),
+        _growth(run, rows),
         _starts(run, summary),
-        _given_up(run, rows),
     ]
     yield Section("density", "Many guests", blocks)
 
@@ -117,10 +119,12 @@ def _copies(run: Run, rows: Sequence[Row]) -> Table:
 def _overview(run: Run, rows: Sequence[Row], host: str) -> Figures:
     """All systems in one figure for each question."""
     at = f" @ {host}" if len(run.hosts) > 1 else ""
+    keys = _keys([row for row in rows if row["host"] == host])
     drawn = []
     for metric, caption, unit, divisor in _OVERVIEWS:
-        found = [row for row in rows if row["metric"] == metric and row["host"] == host]
-        lines = [_line(row, divisor) for row in found]
+        wanted = (metric, _MERGED.get(metric))
+        found = [row for row in rows if row["metric"] in wanted and row["host"] == host]
+        lines = [_line(row, divisor, keys[_identity(row)].shape) for row in found]
         drawn.append(
             Figure(
                 caption + at,
@@ -129,8 +133,23 @@ def _overview(run: Run, rows: Sequence[Row], host: str) -> Figures:
                 ),
             )
         )
-    legend = dict.fromkeys((row["system"], row["system"].replace("_", "-")) for row in rows if row["host"] == host)
-    return Figures(drawn, f"Against the number of guests: {_DASHED}", list(legend))
+    return Figures(drawn, f"Against the number of guests: {_DASHED}", list(keys.values()))
+
+
+def _identity(row: Row) -> tuple[str, str, bool]:
+    """System, label, and whether KSM has merged."""
+    return row["system"], row["label"], row["metric"] in _MERGED.values()
+
+
+def _keys(rows: Sequence[Row]) -> dict[tuple[str, str, bool], Key]:
+    """The legend: a system has a colour, and what is drawn of it a shape each."""
+    metrics = {*(metric for metric, *_ in _OVERVIEWS), *_MERGED.values()}
+    keys: dict[tuple[str, str, bool], Key] = {}
+    for system, label, merged in dict.fromkeys(_identity(row) for row in rows if row["metric"] in metrics):
+        shape = figures.SHAPES[sum(other == system for other, _, _ in keys) % len(figures.SHAPES)]
+        words = label + (" (merged)" if merged else "")
+        keys[system, label, merged] = Key(words, system.replace("_", "-"), shape)
+    return keys
 
 
 def _memory(run: Run, rows: Sequence[Row]) -> Figures:
@@ -138,13 +157,18 @@ def _memory(run: Run, rows: Sequence[Row]) -> Figures:
     found = [row for row in rows if row["metric"] == "held_bytes"]
     merged = {(row["host"], row["label"]): row for row in rows if row["metric"] == "merged_held_bytes"}
     lines = {
-        id(row): [_line(one, MIB) for one in (row, merged.get((row["host"], row["label"]))) if one] for row in found
+        id(row): [
+            _line(one, MIB, shape)
+            for one, shape in zip((row, merged.get((row["host"], row["label"]))), figures.SHAPES, strict=False)
+            if one
+        ]
+        for row in found
     }
     most = _most([line for several in lines.values() for line in several])
     drawn = []
     for row in found:
         name = _name(run, row)
-        is_merged = " (and merged, below)" if len(lines[id(row)]) > 1 else ""
+        is_merged = " (and merged: ▲)" if len(lines[id(row)]) > 1 else ""
         svg = figures.growth(
             lines[id(row)],
             title=f"Memory held by number of guests: {name}",
@@ -157,10 +181,10 @@ def _memory(run: Run, rows: Sequence[Row]) -> Figures:
     return Figures(drawn, caption)
 
 
-def _line(row: Row, divisor: float) -> figures.Line:
+def _line(row: Row, divisor: float, shape: str) -> figures.Line:
     limits = (row["low"] / divisor, row["high"] / divisor) if "low" in row else None
     points = [(guests, value / divisor) for guests, value in row["points"]]
-    return figures.Line(row["system"], points, row["fixed"] / divisor, row["per_guest"] / divisor, limits)
+    return figures.Line(row["system"], points, row["fixed"] / divisor, row["per_guest"] / divisor, limits, shape)
 
 
 def _most(lines: Sequence[figures.Line]) -> tuple[float, float]:
@@ -185,21 +209,24 @@ def _ledger_figures(run: Run, summary: Row) -> Figures:
         name: [
             figures.Stack(
                 f"{guests} guest{'s' if guests > 1 else ''}",
-                [max(0.0, found.get(metric, 0.0)) / MIB for _, metric, _ in _HOLDERS],
+                [found.get(metric, 0.0) / MIB for _, metric, _ in _HOLDERS],
             )
             for guests, found in sorted(by_guests.items())
         ]
         for name, by_guests in _holders(run, summary).items()
     }
-    most = 1.05 * max(sum(stack.amounts) for stacks in panels.values() for stack in stacks)
+    every = [stack for stacks in panels.values() for stack in stacks]
+    most = max(sum(amount for amount in stack.amounts if amount > 0) for stack in every)
+    ends = (1.05 * min(0.0, *(min(stack.amounts) for stack in every)), 1.05 * most)
     drawn = [
-        Figure(name, figures.holders(stacks, title=f"Who holds the memory: {name}", most=most))
+        Figure(name, figures.holders(stacks, title=f"Who holds the memory: {name}", ends=ends))
         for name, stacks in panels.items()
     ]
     return Figures(
         drawn,
-        "Who holds the memory after the reading; unexplained is what the change during the reading leaves over",
-        [(words, f"party-{holder}") for holder, _, words in _HOLDERS],
+        "Who holds the memory after the reading; unexplained is what the change during the reading leaves over, left of zero where the parties "
+        "gained more than the machine did",
+        [Key(words, f"party-{holder}") for holder, _, words in _HOLDERS],
     )
 
 
@@ -245,45 +272,75 @@ def _places(run: Run, summary: Row, rows: Sequence[Row], host: str) -> list[_Pla
         moved = [each.get("moved_per_read_ratio") for each in holders[_name(run, memory)].values()]
         counted = [value for value in moved if value is not None]
         found.append(_Place(memory, by_metric, statistics.median(counted) if counted else None))
-    return sorted(found, key=lambda place: place.memory["per_guest"])
+    return found
+
+
+def _at(row: Row, guests: int) -> tuple[float, bool]:
+    """The value per guest with so many of them, and whether it was measured or is the line's."""
+    values = [value for number, value in row["points"] if number == guests]
+    value = statistics.median(values) if values else row["fixed"] + row["per_guest"] * guests
+    return value / guests, bool(values)
 
 
 def _ranking(run: Run, summary: Row, rows: Sequence[Row], most: int) -> Table:
+    """The systems in order, with what each gives up."""
     columns = [Column("by memory", "rank", "right"), Column("by cost", "rank", "right"), Column("system")]
     columns += [
-        Column(title, unit, "right")
-        for title, unit in (
-            *(("memory", "MiB per guest"), ("95 % interval", ""), ("fixed", "MiB"), ("QEMU", "MiB per guest")),
-            *(("daemon", "MiB per guest"), ("storage", "MiB per guest"), ("moved", "bytes per byte")),
-            ("KSM visits", "pages per guest"),
-        )
+        Column("memory", f"MiB per guest of {most}", "right"),
+        Column("moved", "bytes per byte", "right"),
+        Column("KSM visits", "pages per guest", "right"),
+        *(Column(title, "given up") for title in ("isolation", "coherence", "writing", "side channels")),
     ]
     cells = []
     for host in run.hosts:
-        places = _places(run, summary, rows, host)
+        places = sorted(_places(run, summary, rows, host), key=lambda place: _at(place.memory, most))
         costs = sorted(place.cost for place in places)
         for rank, place in enumerate(places, 1):
             memory, by_metric = place.memory, place.by_metric
             visits = by_metric.get("merging_scanned_pages")
-            parts = ("qemu_bytes", "daemons_bytes", "storage_bytes")
+            value, is_measured = _at(memory, most)
             cells.append(
                 text_row(
                     str(rank),
                     str(costs.index(place.cost) + 1),
                     _name(run, memory) + (" (merged)" if "merged_held_bytes" in by_metric else ""),
-                    _mib(memory["per_guest"]),
-                    f"[{_mib(memory['low'])}, {_mib(memory['high'])}]" if "low" in memory else "",
-                    _mib(memory["fixed"]),
-                    *(_mib(by_metric[name]["per_guest"]) if name in by_metric else "" for name in parts),
+                    _mib(value) + ("" if is_measured else " (extrapolated)"),
                     "" if place.moved is None else f"{place.moved:.2f}",
                     f"{visits['per_guest']:,.0f}" if visits else "",
+                    *_trade_off(memory)[1:],
                 )
             )
     return Table(
         columns,
         cells,
-        f"Systems in order: by the memory that one more guest takes (1 to {most} guests), and by cost: bytes moved below the guests' programs, then scanning",
+        f"Systems by memory per guest with {most} guests, and by cost (bytes moved below the guests' programs, then scanning), with what each gives up",
     )
+
+
+def _growth(run: Run, rows: Sequence[Row]) -> Table:
+    """The slopes: what one more guest takes."""
+    parts = (("QEMU", "qemu_bytes"), ("daemon", "daemons_bytes"), ("storage", "storage_bytes"))
+    columns = [
+        Column("system"),
+        *(Column(title, "MiB", "right") for title in ("memory", "95 % interval", "fixed part")),
+    ]
+    columns += [Column(title, "MiB", "right") for title, _ in parts]
+    slopes = {(row["host"], row["label"], row["metric"]): row["per_guest"] for row in rows}
+    cells = []
+    for row in rows:
+        if row["metric"] not in ("held_bytes", "merged_held_bytes"):
+            continue
+        values = [slopes.get((row["host"], row["label"], metric)) for _, metric in parts]
+        cells.append(
+            text_row(
+                _name(run, row) + (" (merged)" if row["metric"] == "merged_held_bytes" else ""),
+                _mib(row["per_guest"]),
+                f"[{_mib(row['low'])}, {_mib(row['high'])}]" if "low" in row else "",
+                _mib(row["fixed"]),
+                *("" if value is None else _mib(value) for value in values),
+            )
+        )
+    return Table(columns, cells, "What one more guest takes, and the fixed part apart", folded=True)
 
 
 def _starts(run: Run, summary: Row) -> Table:
@@ -296,13 +353,6 @@ def _starts(run: Run, summary: Row) -> Table:
     ]
     caption = "Time to start and to read" + (f" ({TCG_REASON})" if run.accelerator == "tcg" else "")
     return Table(columns, rows, caption, folded=True)
-
-
-def _given_up(run: Run, rows: Sequence[Row]) -> Table:
-    columns = [Column(title) for title in ("system", "isolation", "coherence", "writing", "side channels")]
-    systems = dict.fromkeys(row["system"] for row in rows)
-    cells = [text_row(system, *TRADE_OFFS[system][1:]) for system in systems]
-    return Table(columns, cells, "What each gives up")
 
 
 def _trade_off(row: Row) -> TradeOff:

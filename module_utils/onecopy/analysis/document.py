@@ -51,12 +51,21 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
+class Key:
+    """What a colour stands for; ``shape``: of its points (one of figures.SHAPES), where colour alone does not tell."""
+
+    words: str
+    colour: str
+    shape: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Figures:
     """Figures laid side by side, with what their colours mean."""
 
     figures: Sequence[Figure]
     caption: str
-    legend: Sequence[tuple[str, str]] = ()
+    legend: Sequence[Key] = ()
     kind: Literal["figures"] = "figures"
 
 

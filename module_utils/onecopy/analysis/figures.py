@@ -24,6 +24,8 @@ _NOISE = re.compile(
 _WIDTH = 210
 _STEP = 24
 _LABEL_PIXELS = 108
+# Of points, for lines of one colour; the dash of a line says that it was not measured there.
+SHAPES = ("circle", "triangle-up", "diamond", "square")
 _CURVE_STEPS = 5
 _DASHED = [4, 3]
 # Without a precision Vega takes what tells the ticks apart, and writes 10 as 1e+1.
@@ -62,7 +64,7 @@ class Stack:
 class Line:
     """One system's growth: points (guests, value) and the line through them, value = fixed + per_guest * guests.
 
-    ``limits``: the interval of ``per_guest``, where there is one.
+    ``limits``: the interval of ``per_guest``, where there is one. ``shape``: of its points, one of SHAPES.
     """
 
     system: str
@@ -70,6 +72,7 @@ class Line:
     fixed: float
     per_guest: float
     limits: tuple[float, float] | None = None
+    shape: str = SHAPES[0]
 
 
 def times(bars: Sequence[Bar], *, title: str, most: float) -> str:
@@ -172,9 +175,9 @@ def growth(
             mark = {"type": "line", "color": colour, "strokeWidth": 1.4, "strokeDash": dash, "clip": True}
             layers.append(_layer(ends, mark, x=x, y=y))
         points = [{"x": guests, "y": value} for guests, value in line.points]
-        layers.append(
-            _layer(points, {"type": "point", "filled": True, "size": 14, "color": colour, "clip": True}, x=x, y=y)
-        )
+        size = 14 if line.shape == SHAPES[0] else 55
+        mark = {"type": "point", "shape": line.shape, "filled": True, "size": size, "color": colour, "clip": True}
+        layers.append(_layer(points, mark, x=x, y=y))
     measured = max(guests for line in lines for guests, _ in line.points)
     words = {"type": "text", "align": "left", "dx": 4, "dy": 6, "fontSize": 10, "color": _COLOURS["muted"]}
     layers.append(_layer([{"x": measured, "y": most[1]}], {**words, "text": "extrapolated"}, x=x, y=y))
@@ -194,20 +197,26 @@ def _band(line: Line, end: float) -> list[dict[str, float]]:
     return rows
 
 
-def holders(stacks: Sequence[Stack], *, title: str, most: float) -> str:
-    """Stacked bars of MiB by HOLDERS; ``most`` is the end of the axis."""
+def holders(stacks: Sequence[Stack], *, title: str, ends: tuple[float, float]) -> str:
+    """Stacked bars of MiB by HOLDERS, what is negative left of zero; ``ends`` of the axis."""
     rows = []
     for stack in stacks:
         start = 0.0
         for holder, amount in zip(HOLDERS, stack.amounts, strict=True):
-            rows.append({"label": stack.label, "party": f"party-{holder}", "start": start, "end": start + amount})
+            row = {"label": stack.label, "party": f"party-{holder}"}
+            if amount < 0:
+                rows.append({**row, "start": amount, "end": 0.0})
+                continue
+            rows.append({**row, "start": start, "end": start + amount})
             start += amount
+    x = _horizontal("start", ends[1], "MiB")
+    x["scale"]["domain"] = list(ends)
     y = _labels([stack.label for stack in stacks])
     layers = [
         _layer(
             rows,
             {"type": "bar", "height": 13},
-            x=_horizontal("start", most, "MiB"),
+            x=x,
             x2={"field": "end"},
             y=y,
             color=_colours("party", {f"party-{holder}" for holder in HOLDERS}),

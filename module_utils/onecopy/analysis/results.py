@@ -7,7 +7,7 @@ from typing import Any
 
 from . import figures
 from .comparisons import BASELINE, GEOMETRIC_MEAN, task
-from .document import Block, Cell, Column, Figure, Figures, Section, Table, Text, Tone, text_row
+from .document import Block, Cell, Column, Figure, Figures, Key, Section, Table, Text, Tone, text_row
 from .metrics import wall_seconds
 from .stored_run import Run
 from .verdicts import TCG_REASON
@@ -43,7 +43,11 @@ def copies_section(run: Run, summary: Row) -> Section:
         most = max(2.2, 1.1 * max(sum(stack.amounts) for stack in stacks))
         panels.append(Figure(title, figures.copies(stacks, title=f"Copies per page, {title}", most=most)))
     if panels:
-        legend = [("host page cache", "party-host"), ("guest page caches", "party-guest"), ("daemon", "party-daemon")]
+        legend = [
+            Key("host page cache", "party-host"),
+            Key("guest page caches", "party-guest"),
+            Key("daemon", "party-daemon"),
+        ]
         blocks.append(Figures(panels, "Whole data set. Dashed: one and two copies.", legend))
     blocks.append(_copies_table(run, rows, "The whole data set in numbers"))
     parts = [row for row in summary["copies"] if row["part"] != "all"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,9 @@ from ansible.module_utils.onecopy.analysis.verdicts import judge
 from ansible.module_utils.onecopy.systems import SYSTEMS as KNOWN
 
 MIB = 1 << 20
+# In SVG: a triangle at a point; a bar, with its start and its width in pixels.
+TRIANGLE = r'<path transform="translate\([^"]*\)" d="M0,-[\d.]+L-'
+BAR = r'd="M(-?[\d.]+),[\d.]+h(-?[\d.]+)v13'
 # (copies, memory in MiB, storage in MiB) by number of guests
 SYSTEMS: dict[str, Callable[[int], tuple[float, float, float]]] = {
     "gfs_private": lambda guests: (2 * guests, 500 + 220 * guests, 40 * guests),
@@ -108,8 +112,8 @@ def section_of(measured: Run) -> dict[str, Any]:
         "holders",
         "ledger",
         "ranking",
+        "growth",
         "starts",
-        "given_up",
     )
     return dict(zip(names, section.blocks, strict=True))
 
@@ -123,7 +127,7 @@ def test_the_section_draws_beyond_what_was_measured_dashed_and_says_so() -> None
         "Memory held",
         "Storage allocated",
     ]
-    assert [figure.title for figure in blocks["memory"].figures] == ["myfs", "gfs_private (and merged, below)"]
+    assert [figure.title for figure in blocks["memory"].figures] == ["myfs", "gfs_private (and merged: ▲)"]
     for figure in (*blocks["overview"].figures, *blocks["memory"].figures):
         assert "stroke-dasharray" in figure.svg
         assert ">extrapolated<" in figure.svg
@@ -158,13 +162,19 @@ def test_a_line_is_solid_only_where_its_own_system_was_measured() -> None:
 def test_systems_are_ranked_by_memory_per_guest_and_by_cost_with_what_they_give_up() -> None:
     blocks = section_of(run())
     assert [[cell.text for cell in cells][:4] for cells in blocks["ranking"].rows] == [
-        ["1", "2", "gfs_private (merged)", "90.0"],
-        ["2", "1", "myfs", "110.0"],
+        ["1", "2", "gfs_private (merged)", "210.0"],
+        ["2", "1", "myfs", "250.0"],
+    ]
+    for cells in blocks["ranking"].rows:
+        assert tuple(cell.text for cell in cells[-4:]) == TRADE_OFFS[cells[2].text.split()[0]][1:]
+    assert "with 4 guests" in blocks["ranking"].caption
+    assert [[cell.text for cell in cells][:2] for cells in blocks["growth"].rows] == [
+        ["myfs", "110.0"],
+        ["gfs_private", "220.0"],
+        ["gfs_private (merged)", "90.0"],
     ]
     assert [cell.text for cell in blocks["starts"].rows[2]] == ["myfs", "4", "16.00", "", "", ""]
     assert blocks["starts"].caption.endswith("(times under TCG are not claims)")
-    assert [cells[0].text for cells in blocks["given_up"].rows] == ["myfs", "gfs_private"]
-    assert all(cell.text for cells in blocks["given_up"].rows for cell in cells)
     assert [cell.text for cell in blocks["copies"].rows[0]] == [
         "myfs",
         "1.00",
@@ -175,6 +185,53 @@ def test_systems_are_ranked_by_memory_per_guest_and_by_cost_with_what_they_give_
         "1",
     ]
     assert [cell.text for cell in blocks["copies"].rows[1]][-1] == "2N"
+
+
+def test_a_system_is_ranked_at_a_number_of_guests_that_others_alone_were_measured_at_and_it_says_so() -> None:
+    measured = run()
+    fewer = [one for one in measured.records if one["system"] != "myfs" or one["guests"] < 4]
+    blocks = section_of(Run(measured.plan, {}, tuple(fewer), 0))
+    assert [cells[3].text for cells in blocks["ranking"].rows] == ["210.0", "250.0 (extrapolated)"]
+
+
+def test_labels_of_one_system_and_what_was_merged_are_told_apart() -> None:
+    measured = run()
+    every_file = [
+        record("myfs", one["guests"], one["probe"]["metrics"], label="myfs_every_file")
+        for one in measured.records
+        if one["system"] == "myfs"
+    ]
+    overview = section_of(Run(measured.plan, {}, (*measured.records, *every_file), 0))["overview"]
+    assert {key.words: (key.colour, key.shape) for key in overview.legend} == {
+        "gfs_private": ("gfs-private", "circle"),
+        "gfs_private (merged)": ("gfs-private", "triangle-up"),
+        "myfs": ("myfs", "circle"),
+        "myfs_every_file": ("myfs", "triangle-up"),
+    }
+    drawn = {figure.title: figure.svg for figure in overview.figures}
+    # Each system with a second line has a triangle for each of its three trials; nothing merges what is stored.
+    triangles = {title: len(re.findall(TRIANGLE, svg)) for title, svg in drawn.items()}
+    assert triangles == {"Copies of each page, in frames": 6, "Memory held": 6, "Storage allocated": 3}
+    css = (Path(__file__).resolve().parents[3] / "roles/report/templates/report.css").read_text()
+    assert all(f".legend .{shape} " in css for shape in figures.SHAPES if shape != "square")
+
+
+def test_what_the_parties_gained_beyond_the_machine_is_drawn_left_of_zero() -> None:
+    stacks = [
+        figures.Stack("1 guest", [100.0, 0, 0, 0, 0, 0, 20.0]),
+        figures.Stack("2 guests", [100.0, 0, 0, 0, 0, 0, -20.0]),
+    ]
+    svg = figures.holders(stacks, title="memory", ends=(-50.0, 150.0))
+    bars = [(float(x), float(width)) for x, width in re.findall(BAR, svg) if float(width)]
+    zero = bars[0][0]
+    assert [round(x - zero) for x, _ in bars] == [0, 105, 0, -21], "a fifth of the hundred, at 210 pixels for 200 MiB"
+    assert re.findall(">(120|80)<", svg) == ["120", "80"]
+    measured = run()
+    for one in measured.records:
+        one["probe"]["metrics"]["unexplained_bytes"] = -30 * MIB
+    holders = section_of(measured)["holders"]
+    # 40 MiB of the host's cache and 80 of each guest's own, less 30 that nobody gained.
+    assert [f">{40 + 80 * guests - 30}<" in holders.figures[0].svg for guests in (1, 2, 4)] == [True] * 3
 
 
 def test_every_system_with_guests_says_what_it_gives_up() -> None:
