@@ -56,6 +56,15 @@ class Inode(Descriptor):
             return os.open(self.path, flags & ~_NOT_AT_REOPEN | os.O_CLOEXEC | os.O_NOCTTY)
         raise OSError(6, "no regular file or directory")
 
+    def require_shared(self) -> None:
+        """Raise ESTALE when the host has moved this directory, or one above it, out of the share.
+
+        A directory's descriptor goes with the directory. The kernel resolves `..` only to what lies below the root of
+        the mount, which is the share (sandbox.py): one call for the whole way up, however deep.
+        """
+        if self.node != ROOT and not os.access(b"..", os.F_OK, dir_fd=self.fd):
+            raise OSError(116, "no directory of the share any more")
+
     @property
     def path(self) -> str:
         return str(self.fd)
@@ -93,10 +102,19 @@ class InodeTable:
         except KeyError:
             raise OSError(116, "stale node") from None
 
+    def directory(self, node: int) -> Inode:
+        """Return a directory in which names are to be made, changed or listed. Raises ESTALE, ENOTDIR."""
+        inode = self.get(node)
+        if inode.kind != stat.S_IFDIR:
+            raise OSError(20, "no directory")
+        inode.require_shared()
+        return inode
+
     def look_up(self, parent: Inode, name: bytes) -> tuple[Inode, os.stat_result]:
         """Find a name in a directory and count one lookup. A symbolic link is found itself, never followed."""
         fd = os.open(name, _O_PATH, dir_fd=parent.fd)
         try:
+            parent.require_shared()  # afterwards: so it was in the share when the name was found
             status = os.fstat(fd)
             if status.st_dev != self.root.key[0]:
                 raise OSError(18, "another file system is mounted here")

@@ -43,7 +43,7 @@ def create(export: Export, request: Request, _: Counters) -> bytes:
     wanted, mode, umask, _open_flags = fuse.CREATE_IN.unpack_from(request.arguments)
     name = name_of(request.arguments[fuse.CREATE_IN.size :])
     flags = _flags(export, wanted)
-    parent = export.inodes.get(request.node)
+    parent = export.inodes.directory(request.node)
     fd = -1
     # Exclusive first: an existing name might be a link or a device, which must be looked at before it is opened.
     with export.credentials.of(request.uid, request.gid):

@@ -1,7 +1,6 @@
 """Operations on names in directories, and reading directories. A name is never used as a path."""
 
 import os
-import stat
 import threading
 
 from hostfsd import fuse, libc
@@ -23,7 +22,7 @@ def lookup(export: Export, request: Request, _: Counters) -> bytes:
 def mknod(export: Export, request: Request, _: Counters) -> bytes:
     mode, device, umask, _pad = fuse.MKNOD_IN.unpack_from(request.arguments)
     name = name_of(request.arguments[fuse.MKNOD_IN.size :])
-    parent = export.inodes.get(request.node)
+    parent = export.inodes.directory(request.node)
     with export.credentials.of(request.uid, request.gid):
         os.mknod(name, mode & ~(umask & 0o777), fuse.device_from_wire(device), dir_fd=parent.fd)
     return export.entry(parent, name)[1]
@@ -32,7 +31,7 @@ def mknod(export: Export, request: Request, _: Counters) -> bytes:
 def mkdir(export: Export, request: Request, _: Counters) -> bytes:
     mode, umask = fuse.PAIR32.unpack_from(request.arguments)
     name = name_of(request.arguments[fuse.PAIR32.size :])
-    parent = export.inodes.get(request.node)
+    parent = export.inodes.directory(request.node)
     with export.credentials.of(request.uid, request.gid):
         os.mkdir(name, mode & 0o7777 & ~(umask & 0o777), dir_fd=parent.fd)
     return export.entry(parent, name)[1]
@@ -41,7 +40,7 @@ def mkdir(export: Export, request: Request, _: Counters) -> bytes:
 def symlink(export: Export, request: Request, _: Counters) -> bytes:
     name, target = names_of(request.arguments)
     checked(name)
-    parent = export.inodes.get(request.node)
+    parent = export.inodes.directory(request.node)
     with export.credentials.of(request.uid, request.gid):
         os.symlink(target, name, dir_fd=parent.fd)
     return export.entry(parent, name)[1]
@@ -50,18 +49,18 @@ def symlink(export: Export, request: Request, _: Counters) -> bytes:
 def link(export: Export, request: Request, _: Counters) -> bytes:
     inode = export.inodes.get(fuse.HANDLE.unpack_from(request.arguments)[0])
     name = name_of(request.arguments[fuse.HANDLE.size :])
-    parent = export.inodes.get(request.node)
+    parent = export.inodes.directory(request.node)
     os.link(inode.path, name, dst_dir_fd=parent.fd, follow_symlinks=True)
     return export.entry(parent, name)[1]
 
 
 def unlink(export: Export, request: Request, _: Counters) -> bytes:
-    os.unlink(name_of(request.arguments), dir_fd=export.inodes.get(request.node).fd)
+    os.unlink(name_of(request.arguments), dir_fd=export.inodes.directory(request.node).fd)
     return b""
 
 
 def rmdir(export: Export, request: Request, _: Counters) -> bytes:
-    os.rmdir(name_of(request.arguments), dir_fd=export.inodes.get(request.node).fd)
+    os.rmdir(name_of(request.arguments), dir_fd=export.inodes.directory(request.node).fd)
     return b""
 
 
@@ -78,7 +77,7 @@ def rename2(export: Export, request: Request, _: Counters) -> bytes:
 
 def _rename(export: Export, request: Request, target: int, skip: int, flags: int) -> None:
     old, new = names_of(request.arguments[skip:])
-    source, destination = export.inodes.get(request.node), export.inodes.get(target)
+    source, destination = export.inodes.directory(request.node), export.inodes.directory(target)
     libc.renameat2(source.fd, checked(old), destination.fd, checked(new), flags)
 
 
@@ -117,9 +116,7 @@ class Directory(File):
 
 
 def opendir(export: Export, request: Request, _: Counters) -> bytes:
-    inode = export.inodes.get(request.node)
-    if inode.kind != stat.S_IFDIR:
-        raise OSError(20, "no directory")
+    inode = export.inodes.directory(request.node)
     return export.opened(Directory(inode.reopen(os.O_RDONLY | os.O_DIRECTORY), inode))
 
 
@@ -138,6 +135,7 @@ def _read(export: Export, request: Request, plus: bool) -> bytes:
         raise OSError(20, "no directory")
     room = min(size, fuse.MAX_WRITE)
     parent, root = directory.inode, export.inodes.root
+    parent.require_shared()
     parts: list[bytes] = []
     with directory.lock:
         directory.seek(offset)

@@ -186,6 +186,50 @@ def test_a_directory_that_is_exchanged_for_a_link_meanwhile(jail):
     assert os.listdir(jail.base / "outside") == ["file"]
 
 
+@root_only
+def test_a_directory_that_the_host_moves_out_of_the_share_leads_nowhere(jail):
+    """The guest still knows its node, and the node of a directory below: their descriptors go with them."""
+    (jail.shared / "dir" / "sub").mkdir(parents=True)
+    (jail.shared / "dir" / "sub" / "old").write_bytes(b"inside")
+    guest = jail.guest
+    top = guest.lookup(b"dir").node
+    sub = guest.lookup(b"sub", top).node
+    old = guest.lookup(b"old", sub).node
+    listing, reading = guest.opendir(sub), guest.open(old)
+    inside = guest.create(b"inside")[0].node
+    outside = jail.base / "outside"
+    (jail.shared / "dir").rename(outside)
+    (outside / "new").write_bytes(SECRET)
+    (outside / "sub" / "new").write_bytes(SECRET)
+    modes = struct.pack("<II", 0o755, 0)
+    for node in (top, sub):
+        for op, body in (
+            (1, b"new\0"),
+            (8, struct.pack("<IIII", stat.S_IFREG | 0o600, 0, 0, 0) + b"made\0"),
+            (9, modes + b"made\0"),
+            (35, struct.pack("<IIII", os.O_CREAT | os.O_RDWR, 0o600, 0, 0) + b"made\0"),
+            (35, struct.pack("<IIII", os.O_CREAT | os.O_RDWR, 0o600, 0, 0) + b"new\0"),
+            (6, b"made\0target\0"),
+            (10, b"new\0"),
+            (11, b"sub\0"),
+            (12, struct.pack("<Q", 1) + b"new\0taken\0"),
+            (45, struct.pack("<QII", 1, 0, 0) + b"new\0taken\0"),
+            (13, struct.pack("<Q", inside) + b"made\0"),
+            (27, bytes(8)),
+        ):
+            refused(lambda: guest.call(op, node, body), errno.ESTALE)  # noqa: B023
+        refused(lambda: guest.call(12, 1, struct.pack("<Q", node) + b"inside\0made\0"), errno.ESTALE)  # noqa: B023
+    for plus in (False, True):
+        refused(lambda: guest.readdir(listing, plus=plus), errno.ESTALE)  # noqa: B023
+    assert sorted(os.listdir(outside)) == ["new", "sub"]
+    assert sorted(os.listdir(outside / "sub")) == ["new", "old"]
+    assert os.listdir(jail.shared) == ["inside"]
+    # What was open stays so, as every descriptor does.
+    assert guest.read(reading, 0, 100) == b"inside"
+    outside.rename(jail.shared / "back")
+    assert guest.lookup(b"new", sub).node and [entry[4] for entry in guest.readdir(listing)]
+
+
 def test_a_hard_link_is_what_was_asked_for(jail):
     """LINK names its source by node: exchanging names between lookup and link changes nothing."""
     (jail.shared / "f").write_bytes(b"inside")
