@@ -1,9 +1,12 @@
 """The command line: what it refuses and how it says so, how the daemon ends, the statistics, the zipapp."""
 
 import ast
+import contextlib
+import fcntl
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -102,30 +105,59 @@ def test_statistics(fs):
     assert json.dumps(second)
 
 
-def test_queues_serve_in_parallel(start):
-    """A request that blocks in the host's kernel holds up its own queue and no other one."""
-    setting = start("--queues", "2", "--window", "0", queues=3)
+@contextlib.contextmanager
+def lease(path):
+    """Hold a lease: whoever opens the file waits in the host's kernel until it is given back."""
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # says that somebody waits; it would end this process
+    fd = os.open(path, os.O_RDWR)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        yield
+    finally:
+        os.close(fd)
+        signal.signal(signal.SIGIO, before)
+
+
+@contextlib.contextmanager
+def owed(frontend):
+    """QEMU owes the answers to maps."""
+    frontend.backend_hold.set()
+    try:
+        yield
+    finally:
+        frontend.backend_hold.clear()
+
+
+@pytest.mark.parametrize("who", ["the host's kernel", "QEMU"])
+def test_queues_serve_in_parallel(start, who):
+    """A request that waits for the host's kernel or for QEMU holds up its own queue and no other one."""
+    setting = start("--queues", "2", "--window", "64M", queues=3)
     guest = setting.guest
-    (setting.shared / "f").write_bytes(b"x" * 4096)
-    handle = guest.open(guest.lookup(b"f").node)
+    for name in ("f", "waits"):
+        (setting.shared / name).write_bytes(b"x" * 4096)
+    handle, node = guest.open(guest.lookup(b"f").node), guest.lookup(b"waits").node
+    answers = []
 
-    stop = threading.Event()
-    counts = [0, 0]
+    def wait() -> None:
+        if who == "QEMU":
+            answers.append(guest.call(48, node, struct.pack("<5Q", 2**64 - 1, 0, 2 << 20, 2, 0), space=0, queue=1))
+        else:
+            answers.append(guest.call(14, node, struct.pack("<II", os.O_RDONLY, 0), queue=1))
 
-    def read(queue: int) -> None:
-        while not stop.is_set():
-            assert guest.read(handle, 0, 4096, queue=queue) == b"x" * 4096
-            counts[queue - 1] += 1
-
-    threads = [threading.Thread(target=read, args=(queue,)) for queue in (1, 2)]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.5)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert min(counts) > 50
-    assert setting.daemon.stats()["requests"]["READ"] == sum(counts)
+    waiting = threading.Thread(target=wait)
+    with owed(setting.frontend) if who == "QEMU" else lease(setting.shared / "waits"):
+        waiting.start()
+        op = "SETUPMAPPING" if who == "QEMU" else "OPEN"
+        seen = 1 if op == "SETUPMAPPING" else 2
+        deadline = time.monotonic() + 10
+        while setting.daemon.stats()["requests"].get(op, 0) < seen:
+            assert time.monotonic() < deadline
+        for _ in range(200):
+            assert guest.read(handle, 0, 4096, queue=2) == b"x" * 4096
+            assert guest.lookup(b"f", queue=2).attr.size == 4096
+        assert waiting.is_alive() and not answers
+    waiting.join(10)
+    assert len(answers) == 1 and setting.daemon.stats()["requests"]["READ"] == 200
 
 
 @pytest.mark.parametrize("event_index", [False, True])
