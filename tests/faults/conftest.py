@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -42,10 +46,48 @@ class Row:
         return str(self.points), "; ".join(texts)
 
 
+class Voice:
+    """Says at once what goes on, past pytest's capture."""
+
+    SILENT_SECONDS = 20.0
+
+    def __init__(self) -> None:
+        self.terminal = sys.stdout
+        self._began = self._last = time.monotonic()
+        self._over = threading.Event()
+
+    def say(self, text: str) -> None:
+        """One line, with the minutes and seconds since the suite began."""
+        self._last = time.monotonic()
+        minutes, seconds = divmod(int(self._last - self._began), 60)
+        print(f"\n  {minutes:3}:{seconds:02}  {text}", end="", file=self.terminal, flush=True)
+
+    @contextlib.contextmanager
+    def heard(self) -> Iterator[None]:
+        """Within it, a silence is broken by the name of the test that takes so long."""
+        self._over.clear()
+        thread = threading.Thread(target=self._break_silence, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
+
+    def _break_silence(self) -> None:
+        while not self._over.wait(1.0):
+            if time.monotonic() - self._last >= self.SILENT_SECONDS:
+                test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition("::")[2]
+                self.say(f"… {test}")
+
+
 _rows: dict[str, Row] = {}
+_voice = Voice()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        _voice.terminal = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     config.addinivalue_line("markers", "fault(name): what is tried, a line of the table")
     config.addinivalue_line("markers", "long: takes minutes; not tried at one point each")
 
@@ -67,15 +109,19 @@ def _is_left_out(item: pytest.Item) -> bool:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    found = dict(report.user_properties)
-    if "fault" not in found or (report.when != "call" and report.passed):
+    names = [text for name, text in report.user_properties if name == "fault"]
+    if not names or report.skipped or (report.when != "call" and report.passed):
         return
-    row = _rows.setdefault(str(found["fault"]), Row())
-    row.points += report.when != "teardown"
+    row = _rows.setdefault(str(names[0]), Row())
     row.failed += report.failed
-    if report.when == "call" and report.passed:
-        row.outcomes[str(found["outcome"])] += 1
-        row.kept += int(str(found.get("kept", 0)))
+    if report.when == "setup":
+        row.points += 1
+    elif report.when == "call":
+        struck = [str(text) for name, text in report.user_properties if name == "outcome"]
+        # The point at which it failed has no outcome.
+        row.points += len(struck) + report.failed
+        row.outcomes.update(struck)
+        row.kept += sum(int(str(count)) for name, count in report.user_properties if name == "kept")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -90,15 +136,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def told(request: pytest.FixtureRequest) -> Iterator[Told]:
-    """Called once by a test, with what came of the fault: the table's words; ``kept`` counts the records that were finished by then."""
+    """Called by a test once for each point that struck, with what came of it: the table's words; ``kept`` counts the records that were finished
+    by then. What needs guests takes long: then it is said at once, too."""
     said: list[str] = []
+    (fault,) = request.node.get_closest_marker("fault").args
 
     def tell(outcome: str, kept: int = 0) -> None:
         said.append(outcome)
         request.node.user_properties += [("outcome", outcome), ("kept", kept)]
+        if "lab" in request.fixturenames:
+            _voice.say(f"{fault}: {outcome}; finished records: {kept}")
 
     yield tell
-    assert len(said) == 1 or request.session.testsfailed, "a fault without an outcome"
+    assert said or request.session.testsfailed, "a fault without an outcome"
 
 
 @pytest.fixture
@@ -112,13 +162,15 @@ def host(disk_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostPaths:
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    """The box, started, prepared, and stopped at the end."""
+    """The box, started, prepared, and stopped at the end. Nobody waits for it in silence."""
     made = Lab()
-    try:
-        made.start()
-        yield made
-    finally:
-        made.stop()
+    with _voice.heard():
+        try:
+            _voice.say("starts and prepares the box")
+            made.start()
+            yield made
+        finally:
+            made.stop()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -97,13 +98,14 @@ def victims(kind: str, root: int) -> list[int]:
     return sorted(pid for pid, process in family.items() if _IS[kind](process, family))
 
 
-def kill(pids: list[int], number: int) -> None:
-    """Send a signal to every one that still lives."""
+def kill(pids: list[int], number: int) -> list[int]:
+    """Send a signal to every one that still lives; those that it reached."""
+    reached = []
     for pid in pids:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-        except ProcessLookupError:
-            continue
+            reached.append(pid)
+    return reached
 
 
 def kinds(root: int) -> Counter[str]:
