@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -164,6 +165,8 @@ def host(disk_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostPaths:
 def lab() -> Iterator[Lab]:
     """The box, started, prepared, and stopped at the end. Nobody waits for it in silence."""
     made = Lab()
+    # Ended by timeout or CI, it stops the box too, as by Ctrl-C.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _voice.heard():
         try:
             _voice.say("starts and prepares the box")
@@ -171,6 +174,7 @@ def lab() -> Iterator[Lab]:
             yield made
         finally:
             made.stop()
+            signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture
