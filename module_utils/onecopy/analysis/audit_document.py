@@ -72,14 +72,13 @@ def terminal_table(audits: Sequence[Audit]) -> str:
         for guest in audit["guests"]:
             rows.append((host, *_guest_line(guest)))
         verdict = audit["verdict"]
-        known = [guest["memory"].get("backed_bytes") for guest in audit["guests"]]
         rows.append(
             (
                 host,
                 f"all {len(audit['guests'])}",
                 *("", "", ""),
-                mebibytes(None if None in known else sum(known)),
-                mebibytes(_sum(guest["memory"].get("ksm_merged_bytes") for guest in audit["guests"])),
+                mebibytes(_of_all(audit["guests"], "backed_bytes")),
+                mebibytes(_of_all(audit["guests"], "ksm_merged_bytes")),
                 mebibytes(audit["images_host_cached_bytes"]),
                 mebibytes(audit["shares_host_cached_bytes"]),
                 "",
@@ -153,6 +152,12 @@ def _reporting(guest: Mapping[str, Any]) -> str:
     if not guest["balloon"]["present"]:
         return "no balloon"
     return "yes" if guest["balloon"]["free_page_reporting"] else "no"
+
+
+def _of_all(guests: Sequence[Mapping[str, Any]], name: str) -> int | None:
+    """A figure of their memory; None where one guest lacks it."""
+    values = [guest["memory"].get(name) for guest in guests]
+    return None if None in values else sum(values)
 
 
 def _sum(values: Any) -> int | None:

@@ -114,6 +114,8 @@ def test_table_has_a_line_per_guest_and_host(audit: dict[str, Any]) -> None:
     assert lines[4].split() == ["kvm1", "all", "1", "256.0", "3.0", "32.0", "8.0", "40.0", "cache=none"]
     audit["guests"][0] |= {"balloon": {"present": False, "free_page_reporting": False}, "memory": {}}
     assert "libvirt  n/a     no balloon" in audit_document.terminal_table([audit])
+    audit["guests"] = []
+    assert audit_document.terminal_table([audit]).splitlines()[3].split()[:5] == ["kvm1", "all", "0", "0.0", "0.0"]
 
 
 def test_the_page_has_what_is_known_of_a_guests_memory(audit: dict[str, Any]) -> None:
