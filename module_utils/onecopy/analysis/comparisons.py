@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from . import statistics
@@ -20,6 +22,9 @@ INCONCLUSIVE = "inconclusive"
 ABSENT = "absent"
 _METRICS = tuple(name for names in LEADING.values() for name in names)
 _SIGNIFICANCE = 0.05
+# A pair that cannot tell three thresholds (in logs) apart would have come out as the same system whatever happened.
+_POWER_THRESHOLDS = 3
+_NAMED_PROBES = 3
 
 # host, label, host_cache, guest_cache → workload → sample
 States = Mapping[tuple[str, str, str, str], Mapping[str, statistics.Sample]]
@@ -28,13 +33,14 @@ States = Mapping[tuple[str, str, str, str], Mapping[str, statistics.Sample]]
 def aa(run: Run, thresholds: Mapping[str, float]) -> dict[str, Any]:
     """The same system under two labels: did it come out as the same?
 
-    ``outcome`` is distinguishable, not distinguishable, no interval or absent; ``because`` says why. ``thresholds``
-    maps a metric's first word to the ratio below which a difference does not matter.
+    ``outcome`` is distinguishable, not distinguishable, no interval or absent; ``because`` says why. ``power``: of every metric with an
+    interval the smallest factor that the pair could have told apart, the median over its comparisons. ``thresholds`` maps a metric's first
+    word to the ratio below which a difference does not matter.
     """
     pairs = _twins(run)
     if not pairs:
         because = "no system ran under two labels: nothing shows that a difference seen here is a real one"
-        return {"outcome": ABSENT, "because": because, "comparisons": []}
+        return {"outcome": ABSENT, "because": because, "comparisons": [], "power": []}
     rows = []
     for name in (*_METRICS, *_probe_metrics(run)):
         measured = metric(name)
@@ -46,22 +52,23 @@ def aa(run: Run, thresholds: Mapping[str, float]) -> dict[str, Any]:
                 if key[1] == one
                 for row in _compare(run, measured, states, key, (key[0], other, *key[2:]))
             ]
+    power = _power(rows, thresholds)
     _decide(rows, thresholds)
     names = ", ".join(f"{one} and {other}" for one, other in pairs)
     if not rows:
         because = f"{names} have no state in which both were measured"
-        return {"outcome": ABSENT, "because": because, "comparisons": []}
+        return {"outcome": ABSENT, "because": because, "comparisons": [], "power": []}
     different = [row for row in rows if row["outcome"] == DISTINGUISHABLE]
     if different:
         worst = max(different, key=lambda row: abs(row["ratio"] - 1))
         difference = f"{worst['metric']} of {worst['workload']} by a factor of {worst['ratio']:.3g}"
         because = f"{names} are the same system, yet differ: {difference}"
-        return {"outcome": DISTINGUISHABLE, "because": because, "comparisons": rows}
+        return {"outcome": DISTINGUISHABLE, "because": because, "comparisons": rows, "power": power}
     if all(row["outcome"] == NO_INTERVAL for row in rows):
         because = f"{names}: one boot each gives no interval, so the pair shows nothing yet"
-        return {"outcome": NO_INTERVAL, "because": because, "comparisons": rows}
-    because = f"{names} are the same system and came out as such in {len(rows)} comparisons"
-    return {"outcome": NOT_DISTINGUISHABLE, "because": because, "comparisons": rows}
+        return {"outcome": NO_INTERVAL, "because": because, "comparisons": rows, "power": power}
+    because = f"{names} are the same system and came out as such in {len(rows)} comparisons; {_in_words(power)}"
+    return {"outcome": NOT_DISTINGUISHABLE, "because": because, "comparisons": rows, "power": power}
 
 
 def against_baseline(run: Run, thresholds: Mapping[str, float], *, is_trusted: bool = True) -> list[dict[str, Any]]:
@@ -176,8 +183,45 @@ def _ratios(
             row["workloads"] = list(ratio.workloads)
         p_value = ratio.p_against(1)
         if p_value is not None:
-            row |= {"low": ratio.low, "high": ratio.high, "p": p_value}
+            row |= {"low": ratio.low, "high": ratio.high, "p": p_value, "measured": ratio}
         yield row
+
+
+def _power(rows: Sequence[Mapping[str, Any]], thresholds: Mapping[str, float]) -> list[dict[str, Any]]:
+    """By metric: the smallest factor that alone would have passed Holm's correction, the median over its rows, and the threshold.
+
+    Not that of the best row: with two boots some row of many scatters little by luck.
+    """
+    tested = [row for row in rows if "measured" in row]
+    power = []
+    for name in dict.fromkeys(row["metric"] for row in tested):
+        threshold = thresholds[name.split(".")[0]]
+        factors = [row["measured"].tells_apart(_SIGNIFICANCE / len(tested)) for row in tested if row["metric"] == name]
+        factor = max(threshold, median(factors))
+        has_power = math.log(factor) <= _POWER_THRESHOLDS * math.log(threshold)
+        power.append({"metric": name, "tells_apart": factor, "threshold": threshold, "has_power": has_power})
+    return power
+
+
+def _in_words(power: Sequence[Mapping[str, Any]]) -> str:
+    """Probes have many figures: beyond a few only their range is told."""
+    probes = sorted((row for row in power if row["metric"].startswith("probe.")), key=lambda row: row["tells_apart"])
+    named = [row for row in power if row not in probes or len(probes) <= _NAMED_PROBES]
+    words = [
+        f"{metric(row['metric']).title} by a factor of {row['tells_apart']:.3g}{_lacks_power([row])}" for row in named
+    ]
+    if len(probes) > _NAMED_PROBES:
+        least, most = (f"{row['tells_apart']:.3g}" for row in (probes[0], probes[-1]))
+        words.append(f"{len(probes)} figures of probes by factors of {least} to {most}{_lacks_power(probes)}")
+    return f"the least that it could have told apart (median of the comparisons): {', '.join(words)}"
+
+
+def _lacks_power(rows: Sequence[Mapping[str, Any]]) -> str:
+    without = [row for row in rows if not row["has_power"]]
+    if not without:
+        return ""
+    over = f" over {len(without)} of them" if len(rows) > 1 else ""
+    return f" (no power{over}: {without[0]['threshold']:g} would matter)"
 
 
 def _probe_metrics(run: Run) -> list[str]:
@@ -193,7 +237,7 @@ def _decide(rows: Iterable[dict[str, Any]], thresholds: Mapping[str, float], *, 
         contains_one = row["low"] <= 1 <= row["high"]
         row["p_holm"] = adjusted
         row["outcome"] = NOT_DISTINGUISHABLE if contains_one or small or adjusted >= _SIGNIFICANCE else DISTINGUISHABLE
-        del row["p"]
+        del row["p"], row["measured"]
     for row in itertools.filterfalse(lambda row: "outcome" in row, rows):
         row["outcome"] = NO_INTERVAL
     for row in rows if not is_trusted else ():

@@ -84,7 +84,10 @@ def _opening(run: Run, summary: Mapping[str, Any]) -> list[Text]:
         outcome += " Every comparison of this run is inconclusive."
     if aa["outcome"] == ABSENT and any(claim["verdict"] != "inconclusive" for claim in summary["claims"]):
         outcome += " Every verdict of this run was reached without one."
-    texts = [Text(outcome, _AA_TONES.get(aa["outcome"], "open"))]
+    # A pair that could hardly have failed is no good news.
+    tone = _AA_TONES.get(aa["outcome"], "open")
+    is_weak = tone == "good" and not all(row["has_power"] for row in aa["power"])
+    texts = [Text(outcome, "open" if is_weak else tone)]
     if summary["trials"]["pending"]:
         texts.append(
             Text(f"This run is not finished: {summary['trials']['pending']} trials have no record yet.", "bad")

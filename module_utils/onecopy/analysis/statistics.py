@@ -29,6 +29,7 @@ ADAPTIVE_CONFIDENCE = 0.967
 ADAPTIVE_MINIMUM_BOOTS = 5
 BOOTSTRAP_MINIMUM_BOOTS = 10
 _RESAMPLES = 2000
+_LARGEST_FACTOR = 1e9
 _OUTLIER_MADS = 3.5
 _MAD_TO_SIGMA = 1.4826
 
@@ -87,6 +88,13 @@ class Ratio:
     def p_against(self, bound: float) -> float | None:
         """Two-sided p of "the true ratio is ``bound``"; None without an interval."""
         return None if self.test is None else self.test.p_against(math.log(bound))
+
+    def tells_apart(self, significance: float) -> float | None:
+        """The smallest factor, at most a thousand million, that would have been significant with this error; None without an interval."""
+        if self.test is None:
+            return None
+        reach = float(stats.t.isf(significance / 2, self.test.freedom)) * self.test.error
+        return math.exp(min(reach, math.log(_LARGEST_FACTOR)))
 
 
 @dataclass(frozen=True, slots=True)

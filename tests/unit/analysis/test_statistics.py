@@ -171,6 +171,20 @@ def test_equal_counts_have_an_interval_of_no_width() -> None:
     assert (ratio.p_against(1), ratio.p_against(2)) == (0.0, 1.0)
 
 
+def test_the_least_that_could_have_been_told_apart_is_what_is_just_significant() -> None:
+    of, to = sample([[1.0], [1.1], [1.05]]), sample([[1.0], [0.9], [0.95]])
+    ratio = statistics.geometric_mean_ratio({"cat": of}, {"cat": to})
+    factor = ratio.tells_apart(0.01)
+    assert ratio.test is not None
+    assert factor is not None
+    assert statistics.TTest(math.log(factor), ratio.test.error, ratio.test.freedom).p_against(0) == pytest.approx(0.01)
+    equal = statistics.geometric_mean_ratio({"cat": sample([[2.0], [2.0]])}, {"cat": sample([[1.0], [1.0]])})
+    assert equal.tells_apart(0.01) == 1.0
+    wild = statistics.geometric_mean_ratio({"cat": sample([[1.0], [1e9]])}, {"cat": sample([[1.0], [1.0]])})
+    assert wild.tells_apart(1e-4) == pytest.approx(1e9)
+    assert statistics.geometric_mean_ratio({"cat": {"a": [1.0]}}, {"cat": of}).tells_apart(0.01) is None
+
+
 def test_a_workload_that_a_boot_lacks_is_left_out_of_the_geometric_mean() -> None:
     of = {"cat": {"a": [2.0], "b": [2.0]}, "find": {"a": [8.0]}}
     to = {"cat": {"c": [1.0], "d": [1.0]}, "find": {"c": [1.0], "d": [1.0]}}

@@ -247,6 +247,42 @@ def test_an_aa_pair_seldom_fails_by_chance(tmp_path: Path, claims: dict[str, Any
     assert failed <= 5
 
 
+@pytest.mark.parametrize(("repeats", "has_power", "tone"), [(2, False, "open"), (10, True, "good")])
+def test_an_aa_pair_that_could_hardly_fail_says_so(
+    tmp_path: Path, claims: dict[str, Any], repeats: int, has_power: bool, tone: str
+) -> None:
+    plan = invented.plan("kvm", systems=["gfs", {"system": "gfs", "label": "gfs_again"}], repeats=repeats)
+    run = stored_run.load(invented.store(tmp_path, plan, invented.records(plan)))
+    found = summary.summarise(run, claims)
+    power = {row["metric"]: row for row in found["aa"]["power"]}
+    assert set(power) == {"wall_seconds", "copies.all"}
+    assert power["wall_seconds"]["has_power"] is has_power
+    # Copies came out the same in all boots: the threshold is all that they have to pass.
+    assert (power["copies.all"]["tells_apart"], power["copies.all"]["has_power"]) == (1.02, True)
+    assert ("(no power: 1.05 would matter)" in found["aa"]["because"]) is not has_power
+    opening = report.document(run, found).opening[0]
+    assert (opening.tone, found["aa"]["because"] in opening.text) == (tone, True)
+
+
+def test_what_an_aa_pair_could_tell_apart_is_what_it_does(tmp_path: Path, claims: dict[str, Any]) -> None:
+    plan = invented.plan(
+        "kvm",
+        systems=["gfs", {"system": "gfs", "label": "gfs_again"}],
+        timed=["cat"],
+        host_cache=["cold"],
+        residency=[],
+    )
+
+    def aa(directory: Path, factor: float) -> dict[str, Any]:
+        made = invented.records(plan, change=slow("gfs_again", factor))
+        return dict(summary.summarise(stored_run.load(invented.store(directory, plan, made)), claims)["aa"])
+
+    plain = aa(tmp_path / "plain", 1.0)
+    least, (row,) = plain["power"][0]["tells_apart"], plain["comparisons"]
+    assert aa(tmp_path / "below", 0.98 * least * row["ratio"])["outcome"] == "not distinguishable"
+    assert aa(tmp_path / "above", 1.02 * least * row["ratio"])["outcome"] == "distinguishable"
+
+
 def test_tuned_labels_are_no_aa_pair(tmp_path: Path, claims: dict[str, Any]) -> None:
     plan = invented.plan("kvm", systems=["gfs", {"system": "gfs", "label": "gfs_again"}])
     plan["labels"]["gfs_again"]["options"] = {"aio": "native"}
