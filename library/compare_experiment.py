@@ -95,6 +95,10 @@ def main() -> None:
         f"{found.large_files} files from 1 MiB up ({found.large_bytes >> 20} MiB), {found.small_files} smaller ones ({found.small_bytes >> 20} MiB)",
         "the original is only read; hosts get a copy, with owners, times and modes set to fixed values",
     ]
+    if not wanted["systems"]:
+        lines.append(
+            f"left out unless you name them: {', '.join(compare.FOR_MANY_GUESTS)}: what sets them apart takes several guests (./onecopy run density)"
+        )
     if found.others:
         lines.append(f"{found.others} entries that are no files, directories or links are left out")
     module.exit_json(changed=is_new, lines=lines)

@@ -17,8 +17,10 @@ NAME: Final = "compare"
 WORKLOAD: Final = "command"
 SYSTEMS: Final = (
     *("hfs", "gfs", "gfs_direct", "virtiofs_never", "virtiofs_auto", "virtiofs_always"),
-    *("gfs_pmem_dax", "myfs"),
+    *("gfs_pmem_dax", "gfs_pmem_erofs", "myfs"),
 )
+# What sets them apart takes several guests, and a comparison has one: alone it has an image like everybody else's.
+FOR_MANY_GUESTS: Final = ("gfs_private", "gfs_shared_base", "gfs_ksm", "gfs_pmem_cow")
 # Beside the data in its cache: kernel, runner, and room for the command itself.
 _GUEST_MIB: Final = 512
 _MIB: Final = 1 << 20

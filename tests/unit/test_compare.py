@@ -14,6 +14,7 @@ from ansible.module_utils.onecopy.experiment import ExperimentError, for_acceler
 from ansible.module_utils.onecopy.host_data import DataSet
 from ansible.module_utils.onecopy.own_tree import OwnTreeError, Survey
 from ansible.module_utils.onecopy.plan import make_plan
+from ansible.module_utils.onecopy.systems import SYSTEMS
 from ansible.module_utils.onecopy.workloads import Places, Reads, Workload
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -37,6 +38,24 @@ def test_every_system_and_an_aa_pair_with_room_for_the_data_in_the_guest() -> No
     assert document["guest"]["memory_mib"] == 128 + 512
     assert for_accelerator(document, "tcg")["repeats"] == 1
     assert made("cat", systems=("myfs", "hfs"))["systems"] == ["myfs", "hfs"]
+
+
+def test_no_system_is_left_out_without_a_word(run_module: Run, tmp_path: Path) -> None:
+    assert sorted((*compare.SYSTEMS, *compare.FOR_MANY_GUESTS)) == sorted(SYSTEMS)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/file").write_text("text")
+    wanted = {
+        "data": str(tmp_path / "data"),
+        "command": ["cat", "file"],
+        "path": str(tmp_path / "experiment.yml"),
+        "archives": str(tmp_path / "own"),
+        "schema": str(PROJECT / "reports/schema/experiment.schema.json"),
+    }
+    said = [line for line in run_module("compare_experiment", **wanted)["lines"] if line.startswith("left out")]
+    assert len(said) == 1
+    assert all(name in said[0] for name in compare.FOR_MANY_GUESTS)
+    named = run_module("compare_experiment", **wanted, systems=["gfs_ksm"])["lines"]
+    assert not [line for line in named if line.startswith("left out")]
 
 
 def test_the_command_stays_as_it_was_written_but_for_its_places() -> None:
