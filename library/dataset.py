@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: dataset
 short_description: Make the deterministic data set that every system under test reads
 description:
-  - Makes C(store/shares/NAME/data) with the equal trees C(a) and C(b), C(store/shares/NAME/scratch), and a manifest with the sha256 of
+  - Makes C(store/shares/NAME/data) with the equal trees C(a) and C(b) (its twin), C(store/shares/NAME/scratch), and a manifest with the sha256 of
     every file and a digest of every page.
   - The same options give the same bytes on every machine. A data set of other options under the same name is replaced.
 options:
@@ -36,6 +36,10 @@ options:
     description: Where the bytes and sizes come from.
     type: int
     required: true
+  twin:
+    description: Whether there is the second tree, for workloads that compare two.
+    type: bool
+    default: true
   state_directory:
     description: The kit's state directory on this host.
     type: path
@@ -86,6 +90,7 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             **{number: {"type": "int", "required": True} for number in NUMBERS},
+            "twin": {"type": "bool", "default": True},
             "state_directory": {"type": "path", "default": "/var/lib/onecopy"},
             "thorough": {"type": "bool", "default": False},
         },
@@ -96,7 +101,7 @@ def main() -> None:
     share, manifest = paths.share(params["name"]), paths.dataset_manifest(params["name"])
     reason = None
     try:
-        spec = dataset.DatasetSpec(params["name"], **{number: params[number] for number in NUMBERS})
+        spec = dataset.DatasetSpec(params["name"], **{key: params[key] for key in (*NUMBERS, "twin")})
         reason = dataset.find_difference(spec, share, manifest, params["thorough"])
         if reason and not module.check_mode:
             dataset.make(spec, share, manifest)

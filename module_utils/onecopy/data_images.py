@@ -95,7 +95,7 @@ def find_ranges(path: Path, filesystem: str = "ext4") -> Ranges:
                 for file in walk_part(str(top / part))
                 for extent in fiemap.extents(file)
             )
-            for part in dataset.PARTS
+            for part in dataset.existing_parts(top)
         }
 
 

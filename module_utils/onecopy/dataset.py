@@ -1,6 +1,7 @@
 """The data set: the same bytes from the same numbers, on every machine. Text, so that every utility has something to do.
 
-Layout: ``a/large`` (few big files), ``a/small`` (many small ones, 64 a directory), and ``b``, an equal tree with pages of its own on the disk.
+Layout: ``a/large`` (few big files), ``a/small`` (many small ones, 64 a directory), and, unless it is to have no twin, ``b``, an equal tree with
+pages of its own on the disk.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _TABLE = (_LETTERS + "a" * (256 - len(_LETTERS))).encode()
 
 @dataclass(frozen=True, slots=True)
 class DatasetSpec:
-    """Sizes of the parts of one tree; ``b`` doubles them. Raises ValueError where no such data set can be."""
+    """Sizes of the parts of one tree; the ``twin`` doubles them. Raises ValueError where no such data set can be."""
 
     name: str
     large_mib: int
@@ -39,6 +40,7 @@ class DatasetSpec:
     small_mib: int
     small_files: int
     seed: int
+    twin: bool = True
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name.startswith("."):
@@ -49,6 +51,15 @@ class DatasetSpec:
                 raise ValueError(f"dataset {self.name}: {part}_mib and {part}_files must be at least 1")
             if mib * _MIB // files < 2:
                 raise ValueError(f"dataset {self.name}: {files} files do not fit {mib} MiB ({part})")
+
+    @property
+    def trees(self) -> str:
+        """Names of the equal trees."""
+        return "ab" if self.twin else "a"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The form of the manifest, by which it is known again. A twin goes without saying: manifests from before it was a choice stay valid."""
+        return {key: value for key, value in asdict(self).items() if (key, value) != ("twin", True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +109,19 @@ def make(spec: DatasetSpec, share: Path, manifest: Path) -> dict[str, Any]:
     """
     data = start(share, manifest)
     plan = list(files(spec))
-    image.require_space(share, 2 * sum(-(-file.size // PAGE_BYTES) * PAGE_BYTES for file in plan) + 16 * _MIB)
+    tree_bytes = sum(-(-file.size // PAGE_BYTES) * PAGE_BYTES for file in plan)
+    image.require_space(share, len(spec.trees) * tree_bytes + 16 * _MIB)
     listed, digests = [], []
     for file in plan:
         pieces = list(content(spec, file))
-        for tree in "ab":
+        for tree in spec.trees:
             _write(data / tree / file.path, pieces)
         whole = hashlib.sha256()
         for piece in pieces:
             whole.update(piece)
             digests.append(page_digests(piece))
         listed.append({"path": file.path, "size": file.size, "sha256": whole.hexdigest()})
-    return finish(asdict(spec), ["a", "b"], listed, digests, data, manifest)
+    return finish(spec.as_dict(), list(spec.trees), listed, digests, data, manifest)
 
 
 def start(share: Path, manifest: Path) -> Path:
@@ -154,6 +166,11 @@ def finish(
     return document
 
 
+def existing_parts(data: Path) -> tuple[str, ...]:
+    """The PARTS that there are below ``data``; a data set without a twin has those of tree ``a`` alone."""
+    return tuple(part for part in PARTS if part.startswith("a/") or (data / "b").is_dir())
+
+
 def pages_path(manifest: Path) -> Path:
     """The sidecar: digests of every page of one tree, in the order of the manifest's files."""
     return manifest.with_suffix(".pages")
@@ -180,7 +197,7 @@ def file_pages(manifest: Path, document: Mapping[str, Any]) -> Iterator[tuple[st
 
 def find_difference(spec: DatasetSpec, share: Path, manifest: Path, is_thorough: bool = False) -> str | None:
     """Why the data set has to be made (again): one line; None when it is there. ``is_thorough`` reads every byte."""
-    return find_stored_difference(asdict(spec), share, manifest, is_thorough)
+    return find_stored_difference(spec.as_dict(), share, manifest, is_thorough)
 
 
 def find_stored_difference(

@@ -15,6 +15,7 @@ import yaml
 from .device_limit import AS_IS
 from .probes import PROBES
 from .systems import SYSTEMS
+from .twin import why_wrong
 from .workloads import WORKLOADS, Workload, parse
 
 # What kernel, runner and the workload itself need beside the data: below it a guest cannot hold the set in its cache.
@@ -174,6 +175,7 @@ def _check_meaning(experiment: Mapping[str, Any], name: str) -> None:
     _check_systems(experiment, name)
     used = _check_workloads(experiment, name)
     _check_probes(experiment, name)
+    _check_twin(experiment, name)
     _check_sizes(experiment, used, name)
 
 
@@ -284,6 +286,19 @@ def _check_probes(experiment: Mapping[str, Any], name: str) -> None:
         taken.add(label)
 
 
+def _check_twin(experiment: Mapping[str, Any], name: str) -> None:
+    table = workloads(experiment)
+    used = [
+        (f"{key}[{position}]", workload, table[workload])
+        for key in ("residency", "timed")
+        for position, workload in enumerate(experiment.get(key, []))
+    ]
+    probes = [(f"probes[{position}]", probe["probe"]) for position, probe in enumerate(labelled_probes(experiment))]
+    wrong = why_wrong(experiment["dataset"], used, probes, min(experiment.get("guests", [1])))
+    if wrong is not None:
+        raise ExperimentError(f"{name}: {wrong}")
+
+
 def _check_sizes(experiment: Mapping[str, Any], used: Iterable[Workload], name: str) -> None:
     dataset = experiment["dataset"]
     if ("from" in dataset) != ("sha256" in dataset):
@@ -322,9 +337,10 @@ def _check_sizes(experiment: Mapping[str, Any], used: Iterable[Workload], name: 
 
 def _check_renamed_dataset(experiment: Mapping[str, Any], name: str) -> None:
     changed = experiment["tcg"].get("dataset", {})
-    if any(experiment["dataset"].get(key) != value for key, value in changed.items()) and "name" not in changed:
+    given = {"twin": True} | experiment["dataset"]
+    if any(given.get(key) != value for key, value in changed.items()) and "name" not in changed:
         raise ExperimentError(
-            f"{name}: tcg.dataset: other sizes under the same name {experiment['dataset'].get('name')!r}: give it a name of its own"
+            f"{name}: tcg.dataset: other data under the same name {experiment['dataset'].get('name')!r}: give it a name of its own"
         )
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from . import cachestat, pageout
+from .dataset import PARTS, existing_parts
 from .paths import HostPaths
 from .systems import System
 from .workloads import SAMPLE_FILES, Reads
 
-PARTS: Final = ("a/large", "a/small", "b/large", "b/small")
 READ_PARTS: Final[Mapping[str, tuple[str, ...]]] = {
     "all": ("a/large", "a/small"),
     "large": ("a/large",),
@@ -46,7 +46,7 @@ class Residency:
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """Names (relative to ``a`` and ``b``'s parent) and sizes of every file, by part; read from the share, which holds the same bytes."""
+    """Names (relative to ``a``'s parent) and sizes of every file, by each part that there is; read from the share, which holds the same bytes."""
 
     files: Mapping[str, Sequence[tuple[str, int]]]
 
@@ -54,7 +54,7 @@ class DataSet:
     def of_share(cls, root: Path) -> DataSet:
         """Look at the tree below ``root``; raises DataMissingError."""
         files: dict[str, list[tuple[str, int]]] = {}
-        for part in PARTS:
+        for part in existing_parts(root):
             try:
                 paths = list(cachestat.walk_part(str(root / part)))
             except OSError as error:
@@ -120,15 +120,15 @@ class ShareData:
 
     def evict(self, qemu_pids: Sequence[int]) -> None:
         del qemu_pids  # what a DAX window maps, the guest's unmounting has unmapped
-        for fd in _open_all(self.root, PARTS):
+        for fd in _open_all(self.root, existing_parts(self.root)):
             cachestat.evict(fd)
 
     def prefetch(self) -> None:
-        for fd in _open_all(self.root, PARTS):
+        for fd in _open_all(self.root, existing_parts(self.root)):
             cachestat.prefetch(fd)
 
     def residency(self) -> Residency:
-        return self._count(PARTS)
+        return self._count(existing_parts(self.root))
 
     def resident_pages(self, parts: Collection[str]) -> int:
         return self._count(parts).resident_pages

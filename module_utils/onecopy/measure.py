@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .host_data import PARTS, READ_PARTS, DataSet, HostData
+from .host_data import READ_PARTS, DataSet, HostData
 from .workloads import Workload
 
 
@@ -40,7 +40,7 @@ def copies(
         for count in counted.values():
             count["accessed_pages"] = max(count[party] for party in ("host_pages", "guest_pages", "daemon_pages"))
         counted = {name: count for name, count in counted.items() if count["accessed_pages"]}
-    outside = tuple(part for part in PARTS if part not in read)
+    outside = tuple(part for part in dataset.files if part not in read)
     extra = data.resident_pages(outside) + sum(guest[part]["resident_pages"] for part in outside if part in guest)
     return {
         "copies": counted,

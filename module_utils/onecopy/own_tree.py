@@ -131,8 +131,7 @@ def make(spec: OwnSpec, archive: Path, share: Path, manifest: Path) -> dict[str,
 def unpack(spec: Mapping[str, Any], archive: Path, share: Path, manifest: Path) -> dict[str, Any]:
     """Unpack ``archive`` as ``share``/data/a/tree, write the manifest and its page digests; return the manifest. Raises OwnTreeError, OSError."""
     data = dataset.start(share, manifest)
-    for top in "ab":
-        (data / top / OWN_TREE).mkdir(parents=True)
+    (data / "a" / OWN_TREE).mkdir(parents=True)
     listed: list[dict[str, Any]] = []
     digests: list[bytes] = []
     with tarfile.open(archive, "r:") as tar:

@@ -86,6 +86,43 @@ BAD: list[tuple[Callable[[dict[str, Any]], None], str]] = [
         change("dataset.large_mib", 4096),
         "guest.memory_mib: 512 MiB cannot hold both trees of the data set beside the guest itself: at least 8368 MiB",
     ),
+    (change("dataset.twin", 1), "dataset.twin: must be true or false, not 1"),
+    (
+        lambda document: (change("dataset.twin", False)(document), change("timed", ["cat", "diff"])(document)),
+        "timed[1]: 'diff' reads the second tree, and this data set has no twin: take it away, or twin: false from dataset",
+    ),
+    (
+        lambda document: (
+            change("dataset.twin", False)(document),
+            change("timed", ["own"])(document),
+            change("workloads", {"own": {"pipeline": [["cat", "$twin/large/x"]], "reads": {"part": "some"}}})(document),
+        ),
+        "timed[0]: 'own' reads the second tree",
+    ),
+    (
+        lambda document: (
+            change("dataset.twin", False)(document),
+            change("timed", ["cat"])(document),
+            change("probes", ["ksm_cost"])(document),
+        ),
+        "probes[0]: ksm_cost reads the second tree with 1 guest, and this data set has no twin: take 2 guests or more",
+    ),
+    (
+        change("dataset.guest_root", True),
+        "'diff' reads the second tree, and this data set has no twin: take it away",
+    ),
+    (
+        lambda document: (change("dataset.guest_root", True)(document), change("dataset.twin", True)(document)),
+        "dataset.twin: only a data set that is made has one: take twin away",
+    ),
+    (
+        lambda document: (
+            change("dataset.twin", False)(document),
+            change("timed", ["cat"])(document),
+            change("tcg.dataset", {"twin": True})(document),
+        ),
+        "tcg.dataset: other data under the same name 'paper'",
+    ),
     (change("systems", []), "systems: must not be empty"),
     (change("systems.1", "gsf"), "systems[1]: unknown system 'gsf': did you mean 'gfs'? known: gfs, "),
     (change("systems.2.system", "gfs_driect"), "systems[2]: unknown system 'gfs_driect': did you mean 'gfs_direct'?"),
@@ -164,7 +201,7 @@ BAD: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     ),
     (change("tcg.repeat", 1), "tcg: unknown key 'repeat': did you mean 'repeats'?"),
     (change("tcg.name", "x"), "tcg: unknown key 'name'"),
-    (drop("tcg.dataset.name"), "tcg.dataset: other sizes under the same name 'paper'"),
+    (drop("tcg.dataset.name"), "tcg.dataset: other data under the same name 'paper'"),
     (change("tcg.systems", ["gsf"]), "with tcg: systems[0]: unknown system 'gsf'"),
     (change("tcg.dataset.large_mib", 400), "with tcg: guest.memory_mib: 512 MiB cannot hold both trees"),
 ]
@@ -230,6 +267,30 @@ def test_our_own_have_an_aa_pair_or_say_why_not(file: Path) -> None:
     ]
     kinds = [(one["system"], sorted(one["options"].items())) for one in systems]
     assert any(kinds.count(kind) > 1 for kind in kinds) or "no A/A pair" in file.read_text()
+
+
+def test_our_own_data_sets_of_one_name_are_one_data_set() -> None:
+    """Else two experiments in turn would make each other's anew on every host."""
+    known: dict[str, tuple[str, dict[str, Any]]] = {}
+    for file in OWN:
+        for accelerator in ("kvm", "tcg"):
+            dataset = {"twin": True} | experiment.for_accelerator(experiment.load(file, SCHEMA), accelerator)["dataset"]
+            other, same = known.setdefault(dataset["name"], (file.stem, dataset))
+            assert dataset == same, f"{file.stem} and {other}"
+
+
+@pytest.mark.parametrize("name", ["density", "overlap", "diverge", "ksm_cost", "reclaim"])
+@pytest.mark.parametrize("accelerator", ["kvm", "tcg"])
+def test_what_ksm_or_storage_figures_are_about_has_one_tree(name: str, accelerator: str) -> None:
+    document = experiment.load(PROJECT / f"experiments/{name}.yml", SCHEMA)
+    assert experiment.for_accelerator(document, accelerator)["dataset"]["twin"] is False
+
+
+def test_a_probe_of_several_guests_needs_no_twin() -> None:
+    document = experiment.load(PROJECT / "experiments/ksm_cost.yml", SCHEMA)
+    assert min(document["guests"]) == 2
+    with pytest.raises(experiment.ExperimentError, match="with 1 guest, and this data set has no twin"):
+        experiment.validate(document | {"guests": [1, 2]}, SCHEMA, "x")
 
 
 def test_tcg_block_replaces_keys_inside_dictionaries_too() -> None:

@@ -82,6 +82,7 @@ def probe(
     monkeypatch: pytest.MonkeyPatch,
     cluster: int = 16 * PAGE,
     system: str = "gfs_shared_base",
+    trees: str = "a",
     **parameters: Any,
 ) -> tuple[Probed, list[Guest]]:
     guests = [Guest(directory / f"{number}.img", cluster) for number in range(2)]
@@ -90,7 +91,7 @@ def probe(
         assert argv[:3] == ["python3", "-SEsc", diverge._WRITER]
         boot.write(argv[3], argv[5:])
 
-    files = {f"{tree}/large": [(f"{tree}/large/0", PAGES * PAGE)] for tree in "ab"}
+    files = {f"{tree}/large": [(f"{tree}/large/0", PAGES * PAGE)] for tree in trees}
     scene = SimpleNamespace(
         boots=guests,
         system=SYSTEMS[system],
@@ -125,9 +126,19 @@ def test_what_becomes_a_guests_own_is_held_against_what_it_wrote(
         assert guest.calls[-1] == ("remount", {})
 
 
-def test_random_writes_have_a_tree_of_their_own(disk_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_writes_go_to_the_tree_that_every_data_set_has(disk_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, guests = probe(disk_path, monkeypatch, pattern="random")
-    assert guests[0].files == {"/data/b/large/0"}
+    assert guests[0].files == {"/data/a/large/0"}
+
+
+@pytest.mark.parametrize(("trees", "times"), [("a", 1), ("ab", 2)])
+def test_what_a_guest_has_at_the_start_is_held_against_all_trees_that_there_are(
+    disk_path: Path, monkeypatch: pytest.MonkeyPatch, trees: str, times: int
+) -> None:
+    for number in range(2):
+        (disk_path / f"{number}.img").write_bytes(os.urandom(PAGES * PAGE))
+    found, _ = probe(disk_path, monkeypatch, system="gfs_private", trees=trees)
+    assert found.metrics["own_at_start_ratio"] == 1 / times
 
 
 def test_blocks_that_were_overwritten_before_are_no_start(disk_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,8 @@ def plan_section(run: Run, summary: Row) -> Section:
         (
             "data set",
             f"{dataset['name']}: {dataset['large_mib']} MiB in {dataset['large_files']} files, "
-            f"{dataset['small_mib']} MiB in {dataset['small_files']} files",
+            f"{dataset['small_mib']} MiB in {dataset['small_files']} files"
+            + ("" if dataset.get("twin", True) else ", without a twin"),
         ),
         ("guest", ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in guest.items())),
         ("workload limit", f"{plan['timeout_seconds']} s"),

@@ -23,8 +23,7 @@ from .scene import Probe, Probed, ProbeError, Scene
 
 _CALL_SECONDS: Final = 60.0
 _PAGE: Final = 4096
-# Both trees have the same content; each pattern has one, so that it finds its blocks as they were.
-_TREES: Final = {"sequential": "a", "random": "b"}
+_PATTERNS: Final = ("sequential", "random")
 _UNTOUCHED: Final = 0.1
 _NOTHING_BACK: Final = (
     "KSM gets nothing back: it merges neither disks, nor the host's page cache of them, nor guest memory that is shared"
@@ -53,10 +52,9 @@ def run(scene: Scene) -> Probed:
     Raises ProbeError, RunnerError, OSError.
     """
     pattern = str(scene.parameters["pattern"])
-    if pattern not in _TREES:
-        raise ProbeError(f"pattern {pattern!r} is not known: {', '.join(_TREES)}")
-    tree = _TREES[pattern]
-    sizes = dict(scene.context.dataset.files[f"{tree}/large"])
+    if pattern not in _PATTERNS:
+        raise ProbeError(f"pattern {pattern!r} is not known: {', '.join(_PATTERNS)}")
+    sizes = dict(scene.context.dataset.files["a/large"])
     scene.reach("cold", "cold", is_residency=False)
     metrics: dict[str, float] = {}
     with _writable(scene):
@@ -69,7 +67,7 @@ def run(scene: Scene) -> Probed:
         for percent in scene.parameters["percents"]:
             overwritten = _PAGE * sum(round(percent / 100 * (size // _PAGE)) for size in sizes.values())
             for boot in scene.boots:
-                top = boot.data_roots[tree].removesuffix(tree)
+                top = boot.data_roots["a"].removesuffix("a")
                 files = [top + name for name in sizes]
                 scene.run(boot, ["python3", "-SEsc", _WRITER, str(percent / 100), pattern, *files])
             own = _own_bytes(scene)
@@ -103,7 +101,7 @@ def _writable(scene: Scene) -> Iterator[None]:
 
 
 def _data_bytes(scene: Scene) -> int:
-    """What every guest is given: both trees."""
+    """What every guest is given: every tree of the data set."""
     return sum(size for files in scene.context.dataset.files.values() for _, size in files)
 
 

@@ -113,5 +113,6 @@ PROBE: Final = Probe(
     run,
     {"pages_to_scan": 100, "sleep_millisecs": 20, "smart_scan": True, "lives": [1, 5, 30], "limit_seconds": 120.0},
     why_not_mergeable,
+    twin_below_guests=2,
     seconds=150.0,
 )

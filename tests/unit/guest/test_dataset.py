@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.onecopy import dataset, image
+from ansible.module_utils.onecopy import data_images, dataset, image, measure
 from ansible.module_utils.onecopy.dataset import DatasetSpec
+from ansible.module_utils.onecopy.host_data import DataSet, ShareData
+from ansible.module_utils.onecopy.workloads import WORKLOADS, Reads
 
 SPEC = DatasetSpec("tiny", large_mib=2, large_files=2, small_mib=1, small_files=100, seed=7)
 Run = Callable[..., dict[str, Any]]
@@ -101,6 +105,65 @@ def test_a_changed_byte_is_found_by_a_thorough_look_only(made: tuple[Path, Path]
     assert "file-001.txt was changed" in str(dataset.find_difference(SPEC, *made, is_thorough=True))
 
 
+def test_without_a_twin_there_is_one_tree_of_the_same_bytes(made: tuple[Path, Path], disk_path: Path) -> None:
+    spec, share, manifest = replace(SPEC, twin=False), disk_path / "share", disk_path / "single.json"
+    document = dataset.make(spec, share, manifest)
+    twice = dataset.read_manifest(made[1]) or {}
+    assert [path.name for path in (share / "data").iterdir()] == document["trees"] == ["a"]
+    assert document["files"] == twice["files"]
+    assert dataset.pages_path(manifest).read_bytes() == dataset.pages_path(made[1]).read_bytes()
+    assert dataset.find_difference(spec, share, manifest, is_thorough=True) is None
+    one, two = (image.tree_bytes(top / "data") for top in (share, made[0]))
+    assert two - one > 3 << 20, "an image has room for one tree, not for two"
+
+
+def test_what_is_counted_without_a_twin_is_that_tree(disk_path: Path) -> None:
+    share = disk_path / "share"
+    dataset.make(replace(SPEC, twin=False), share, disk_path / "single.json")
+    known, stored = DataSet.of_share(share / "data"), ShareData(share / "data")
+    pages = known.pages(("a/large", "a/small"))
+    assert (
+        sum(size for files in known.files.values() for _, size in files) == known.wanted_bytes(Reads("all")) == 3 << 20
+    )
+    stored.evict([])
+    assert stored.residency().as_dict() == {"pages": pages, "resident_pages": 0, "dirty_pages": 0}
+    stored.prefetch()
+    assert stored.residency().resident_pages == pages
+    counted = measure.copies(WORKLOADS["cat"], known, stored, None)
+    assert (counted["copies"]["all"]["host_pages"], counted["extra_pages"]) == (pages, 0)
+
+
+@pytest.mark.parametrize("twin", [True, False])
+def test_an_images_ranges_are_those_of_the_trees_that_there_are(
+    disk_path: Path, monkeypatch: pytest.MonkeyPatch, twin: bool
+) -> None:
+    share = disk_path / "share"
+    dataset.make(replace(SPEC, twin=twin), share, disk_path / "tiny.json")
+
+    @contextmanager
+    def mounted(path: Path, filesystem: str) -> Iterator[Path]:
+        yield share / "data"
+
+    monkeypatch.setattr(data_images, "mounted", mounted)
+    ranges = data_images.find_ranges(disk_path / "x.img")
+    assert set(ranges) == {f"{tree}/{part}" for tree in ("ab" if twin else "a") for part in ("large", "small")}
+    assert data_images.total_pages(ranges) >= (2 if twin else 1) * (3 << 20) // dataset.PAGE_BYTES
+
+
+def test_a_data_set_with_a_twin_is_not_taken_for_one_without(made: tuple[Path, Path]) -> None:
+    single = replace(SPEC, twin=False)
+    assert "is of another data set" in str(dataset.find_difference(single, *made))
+    dataset.make(single, *made)
+    assert not (made[0] / "data/b").exists()
+    assert "is of another data set" in str(dataset.find_difference(SPEC, *made))
+
+
+def test_manifests_from_before_the_twin_was_a_choice_stay_valid(made: tuple[Path, Path]) -> None:
+    assert json.loads(made[1].read_text())["spec"] == {
+        "name": "tiny", "large_mib": 2, "large_files": 2, "small_mib": 1, "small_files": 100, "seed": 7,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("damage", ["file", "size", "manifest", "pages", "scratch", "spec"])
 def test_what_is_missing_is_named(made: tuple[Path, Path], damage: str) -> None:
     share, manifest = made
@@ -152,6 +215,9 @@ def test_the_module_tells_before_it_makes(run_module: Run, tmp_path: Path) -> No
     assert run_module("dataset", **arguments)["changed"]
     assert not run_module("dataset", **arguments)["changed"]
     assert not run_module("dataset", thorough=True, **arguments)["changed"]
+    assert run_module("dataset", twin=False, **arguments)["reason"].endswith("is of another data set")
+    assert not (tmp_path / "store/shares/tiny/data/b").exists()
+    assert not run_module("dataset", twin=False, **arguments)["changed"]
 
 
 def test_the_module_fails_with_one_line(run_module: Run, tmp_path: Path) -> None:
