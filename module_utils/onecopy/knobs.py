@@ -6,6 +6,7 @@ copied to where the run's unit finds it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -70,14 +71,17 @@ def restore(directory: Path, only: Collection[Path] | None = None) -> list[str]:
             continue
         if only is None or Path(saved["knob"]) in only:
             remembered.append((memory, saved))
-    # Some of KSM's settings cannot be changed while pages are merged, so its switch goes first.
-    for memory, saved in sorted(remembered, key=lambda one: not _is_ksm_switch(Path(one[1]["knob"]))):
+    # Stopping KSM alone leaves merged what was merged, and some of its settings cannot be changed meanwhile: all is unmerged first, its switch comes last.
+    remembered.sort(key=lambda one: _is_ksm_switch(Path(one[1]["knob"])))
+    unmerges = any(_is_ksm(Path(saved["knob"])) and _differs(saved) for _, saved in remembered)
+    for _, saved in remembered:
+        if unmerges and _is_ksm_switch(Path(saved["knob"])):
+            with contextlib.suppress(KnobError):  # said below, when it is set
+                _write(Path(saved["knob"]), "2")
+    for memory, saved in remembered:
         knob = Path(saved["knob"])
         try:
             if read(knob) != saved["value"]:
-                if _is_ksm_switch(knob) and saved["value"] == "0":
-                    # Stopping alone would leave merged what was merged.
-                    _write(knob, "2")
                 _write(knob, saved["value"])
                 restored.append(str(knob))
         except KnobError as error:
@@ -109,8 +113,19 @@ def _write(knob: Path, value: str) -> None:
         raise KnobError(f"{knob}: was set to {value!r} and is {found!r}")
 
 
+def _is_ksm(knob: Path) -> bool:
+    return knob.parent.name == "ksm"
+
+
 def _is_ksm_switch(knob: Path) -> bool:
-    return knob.parts[-2:] == ("ksm", "run")
+    return _is_ksm(knob) and knob.name == "run"
+
+
+def _differs(saved: dict[str, str]) -> bool:
+    try:
+        return read(Path(saved["knob"])) != saved["value"]
+    except KnobError:
+        return True
 
 
 def _recall(memory: Path) -> dict[str, str]:

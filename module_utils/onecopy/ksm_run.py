@@ -55,12 +55,14 @@ class Scanner:
 
 @contextmanager
 def scanning(settings: Mapping[str, Any], remembered: Path, root: Path = Path("/")) -> Iterator[Scanner]:
-    """KSM runs with ``settings`` from nothing merged; afterwards it is unmerged and set as the host had it before the run.
+    """KSM runs with ``settings`` from nothing merged; afterwards it is unmerged and set as the host had it before the run, but for its switch,
+    which stays off where it was.
 
     Raises ksm.KsmAbsentError, knobs.KnobError.
     """
     ksm.sample(0, root / ksm.DIRECTORY.relative_to("/"))
     scanner = Scanner(remembered, root)
+    was_off = host_settings.current(root=root)[_SWITCH] == "0"
     try:
         scanner.set(run=2)
         scanner.set(**settings)
@@ -71,3 +73,6 @@ def scanning(settings: Mapping[str, Any], remembered: Path, root: Path = Path("/
         names = [name for name in host_settings.SETTINGS if name.startswith(_PREFIX)]
         files = {path for name in names for path, _ in host_settings.files(name, root=root)}
         knobs.restore(remembered, only=files)
+        if was_off:
+            # Off for the length of a run; a host that had it on gets it back when the run ends.
+            host_settings.apply({_SWITCH: 0}, remembered, root=root)

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypedDict
 
@@ -258,8 +258,16 @@ def _state(entry: Mapping[str, Any], host: str, guest: str) -> dict[str, Any]:
     return {"label": entry["label"], "system": entry["system"], "host_cache": host, "guest_cache": guest}
 
 
+def _block(name: str, trial: Mapping[str, Any], fresh: Collection[str]) -> str:
+    """The boot on which a trial runs: one for every number of guests, and one of its own for who needs a fresh one."""
+    guests = f"-x{trial['guests']}" if trial["guests"] > 1 else ""
+    own = f"-{trial['workload']}" if trial["kind"] == "probe" and trial["workload"] in fresh else ""
+    return f"{name}{guests}{own}"
+
+
 def _order(experiment: Mapping[str, Any], combinations: Mapping[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
     """Systems shuffled per repeat, trials within a block; every shuffle has a seed of its own, so that one more system moves no other trial."""
+    fresh = {entry["label"] for entry in labelled_probes(experiment) if PROBES[entry["probe"]].fresh_boot}
     for repeat in range(experiment["repeats"]):
         labels = [label for label, trials in combinations.items() if trials]
         labels.sort(key=lambda label: random.Random(f"{experiment['seed']}/{repeat}/{label}").random())
@@ -269,8 +277,9 @@ def _order(experiment: Mapping[str, Any], combinations: Mapping[str, list[dict[s
             first = next((trial for trial in trials if trial["kind"] == "residency"), None)
             # A block is one boot: so many guests, all its trials. Frames are counted in its first one, while no freed page of the guest holds
             # what it once cached.
-            trials.sort(key=lambda trial: (max(1, trial["guests"]), trial is not first))
-            for trial in trials:
-                block = f"{repeat}-{label}" + (f"-x{trial['guests']}" if trial["guests"] > 1 else "")
+            placed = [(_block(f"{repeat}-{label}", trial, fresh), trial) for trial in trials]
+            turns = {block: turn for turn, (block, _) in reversed(list(enumerate(placed)))}  # the first of each
+            placed.sort(key=lambda one: (max(1, one[1]["guests"]), turns[one[0]], one[1] is not first))
+            for block, trial in placed:
                 content = {"repeat": repeat, "block": block, "label": label, **trial}
                 yield content | {"id": trial_id(content)}

@@ -52,7 +52,7 @@ def test_what_broke_inside_restores_and_unmerges(root: Path, tmp_path: Path, mon
     assert values(root) == OWN
     assert written == [
         *(("run", "2"), ("pages_to_scan", "500"), ("run", "1")),
-        *(("run", "2"), ("run", "0"), ("pages_to_scan", "100")),
+        *(("run", "2"), ("pages_to_scan", "100"), ("run", "0")),
     ]
 
 
@@ -80,8 +80,40 @@ def test_after_a_kill_the_runs_unit_unmerges_and_brings_the_hosts_own_back(
     )
     # What ExecStopPost of the run's unit does.
     knobs.restore(tmp_path / "knobs")
-    assert written[:2] == [("run", "2"), ("run", "0")], "stopping alone would leave merged what was merged"
+    assert (written[0], written[-1]) == (("run", "2"), ("run", "0")), (
+        "stopping alone would leave merged what was merged"
+    )
     assert values(root) == OWN
+
+
+def test_a_host_that_had_it_on_gets_it_back_at_the_end_of_the_run_and_not_before(root: Path, tmp_path: Path) -> None:
+    switch = root / "sys/kernel/mm/ksm/run"
+    switch.write_text("1\n")
+    knobs.set_knob(tmp_path / "knobs", switch, "0")  # as every run does
+    with ksm_run.scanning({"pages_to_scan": 500}, tmp_path / "knobs", root):
+        assert values(root)["run"] == "1"
+    assert values(root) == OWN
+    knobs.restore(tmp_path / "knobs")
+    assert values(root) == OWN | {"run": "1"}
+
+
+def test_what_cannot_be_set_while_pages_are_merged_comes_back_on_a_host_that_merges(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = root / "sys/kernel/mm/ksm"
+    (directory / "run").write_text("1\n")
+    (directory / "max_page_sharing").write_text("256\n")
+    write = knobs._write
+
+    def busy(knob: Path, value: str) -> None:
+        if knob.name == "max_page_sharing" and knobs.read(directory / "run") != "2":
+            raise knobs.KnobError("Device or resource busy")
+        write(knob, value)
+
+    monkeypatch.setattr(knobs, "_write", busy)
+    with ksm_run.scanning({"max_page_sharing": 512}, tmp_path / "knobs", root):
+        assert (directory / "max_page_sharing").read_text() == "512"
+    assert ((directory / "max_page_sharing").read_text(), values(root)["run"]) == ("256", "1")
 
 
 def test_other_settings_of_the_run_stay(root: Path, tmp_path: Path) -> None:

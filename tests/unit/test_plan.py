@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,20 @@ def test_blocks_are_contiguous_and_hold_one_label() -> None:
     ]
     assert len(changes) == len(set(changes)) == 7 * 5
     assert len({(trial["block"], trial["label"], trial["repeat"]) for trial in trials}) == len(changes)
+
+
+def test_a_probe_that_needs_a_fresh_boot_shares_it_with_nobody() -> None:
+    probes = [{"probe": "diverge", "label": name, "pattern": name} for name in ("sequential", "random")]
+    changed = {"systems": ["gfs_private"], "guests": [2, 4], "residency": [], "timed": [], "repeats": 1}
+    wanted = SMOKE | changed | {"probes": [*probes, {"probe": "density"}]}
+    trials = plan.make_plan(wanted, ABLE | {"gfs_private": {"supported": True}})["trials"]
+    boots = {trial["block"]: [] for trial in trials}
+    for trial in trials:
+        boots[trial["block"]].append((trial["workload"], trial["guests"]))
+    alone = [[(name, guests)] for guests in (2, 4) for name in ("sequential", "random", "density")]
+    assert sorted(boots.values()) == sorted(alone)
+    assert "0-gfs_private-x2" in boots
+    assert len([1 for one, two in itertools.pairwise(trials) if one["block"] != two["block"]]) == len(boots) - 1
 
 
 def test_systems_are_shuffled_per_repeat_and_trials_inside_blocks() -> None:

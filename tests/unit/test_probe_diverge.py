@@ -41,16 +41,28 @@ def test_private_copies_of_a_mapping_are_told_from_other_memory() -> None:
 def test_the_writer_overwrites_more_of_the_same_pages_and_alike_in_every_guest(tmp_path: Path, pattern: str) -> None:
     changed = []
     for guest in ("one", "two"):
-        file = tmp_path / guest
+        file = tmp_path / guest / "0"
+        file.parent.mkdir()
         file.write_bytes(bytes(PAGE * PAGES))
         for share in ("0.1", "0.5"):
-            subprocess.run([sys.executable, "-c", diverge._WRITER, share, pattern, str(file)], check=True)
+            subprocess.run([sys.executable, "-c", diverge._WRITER, share, pattern, "0"], check=True, cwd=file.parent)
             content = file.read_bytes()
             changed.append({number for number in range(PAGES) if any(content[number * PAGE : (number + 1) * PAGE])})
     assert [len(pages) for pages in changed] == [20, 100, 20, 100]
     assert changed[0] < changed[1]
     assert (changed[0] == set(range(20))) == (pattern == "sequential")
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert (tmp_path / "one/0").read_bytes() == (tmp_path / "two/0").read_bytes()
+
+
+def test_no_two_pages_that_a_guest_writes_are_alike(tmp_path: Path) -> None:
+    """KSM would find them within one guest, and the share that it gets back would be more than everything."""
+    files = [tmp_path / name for name in ("0", "1")]
+    for file in files:
+        file.write_bytes(bytes(PAGE * PAGES))
+    subprocess.run([sys.executable, "-c", diverge._WRITER, "0.1", "random", "0", "1"], check=True, cwd=tmp_path)
+    content = b"".join(file.read_bytes() for file in files)
+    written = [page for page in (content[at : at + PAGE] for at in range(0, len(content), PAGE)) if any(page)]
+    assert len(set(written)) == len(written) == 40
 
 
 class Guest:

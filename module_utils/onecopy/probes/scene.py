@@ -110,7 +110,8 @@ class Probe:
     """One entry of the table.
 
     ``parameters`` are those that an experiment may set, with their defaults; ``unsuitable`` says why a system cannot be probed (None: it can);
-    with fewer guests than ``twin_below_guests`` it reads the data's second tree, too; ``seconds`` is about what it takes under TCG, for the estimate alone.
+    with fewer guests than ``twin_below_guests`` it reads the data's second tree, too; one that needs a ``fresh_boot`` shares its guests
+    with no other trial; ``seconds`` is about what it takes under TCG, for the estimate alone.
     """
 
     name: str
@@ -119,4 +120,5 @@ class Probe:
     unsuitable: Callable[[System, Mapping[str, Any]], str | None] = lambda system, parameters: None
     min_guests: int = 1
     twin_below_guests: int = 0
+    fresh_boot: bool = False
     seconds: float = 20.0
