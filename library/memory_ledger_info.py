@@ -11,7 +11,8 @@ description:
   - Splits a machine's memory into used, cache and free of every party, host, guests, QEMU processes and daemons, so that they add up to the whole.
   - Of a guest's memory only what the host really backs is counted, its memfd's blocks or its private mapping, never the process's Rss.
   - With an earlier snapshot it tells what became of the memory in between, and how much of the change nobody accounts for.
-  - In a container the host's figures are those of the whole machine.
+  - In a container the host's figures are those of the whole machine. What the container's processes hold is then told by its cgroup's memory.stat;
+    without one, processes outside of the container are part of what nobody accounts for.
 options:
   guests:
     description: The guests.
@@ -74,7 +75,8 @@ ledger:
 change:
   description:
     - Change of the memory that is not free since O(before), and its parts. V(remainder_bytes) is what no part explains;
-      V(others_bytes) are anonymous and shared pages of processes that are no party.
+      V(others_bytes) are anonymous and shared pages of processes that are no party, V(outside_bytes) those of processes that a container does not see.
+    - A party that is counted wrong shows in V(remainder_bytes), since others and outside are counted without it.
   returned: when O(before) is given
   type: dict
 is_closed:
@@ -110,8 +112,6 @@ def main() -> None:
     guests = [ledger.Guest(guest["qemu_pid"], guest["meminfo"]) for guest in params["guests"]]
     try:
         taken = ledger.snapshot(guests, params["daemons"])
-        pids = [guest.qemu_pid for guest in guests] + params["daemons"]
-        cgroups = {str(pid): found for pid in pids if (found := ledger.cgroup_memory(pid)) is not None}
         change = ledger.difference(params["before"], taken) if params["before"] else None
     except (FileNotFoundError, ProcessLookupError) as error:
         module.fail_json(msg=f"{error.filename}: no such process: is the guest or daemon still running?")
@@ -120,7 +120,9 @@ def main() -> None:
     closed = (
         {} if change is None else {"change": change, "is_closed": ledger.is_closed(change, params["dataset_bytes"])}
     )
-    module.exit_json(changed=False, snapshot=taken, ledger=ledger.ledger(taken), cgroups=cgroups, **closed)
+    module.exit_json(
+        changed=False, snapshot=taken, ledger=ledger.ledger(taken), cgroups=taken.get("cgroups", {}), **closed
+    )
 
 
 if __name__ == "__main__":

@@ -32,6 +32,11 @@ def create(name: str, memory_mib: int = 0, root: Path = ROOT) -> list[Path]:
     return groups
 
 
+def memory_group(groups: Sequence[Path]) -> Path | None:
+    """Return the one of ``groups`` whose memory the kernel counts."""
+    return next((group for group in groups if (group / "memory.stat").exists()), None)
+
+
 def join(groups: Sequence[Path]) -> None:
     """Put the calling process into ``groups``."""
     for group in groups:

@@ -1,19 +1,27 @@
 """The memory ledger: used, cache and free of every party, T = ΣU + ΣC + ΣF, and what a change leaves unexplained. All in bytes.
 
-A snapshot takes a few milliseconds, so that it can stand around every trial.
+A snapshot takes some 40 milliseconds, 100 in a machine that is a guest itself, most of which it waits, so that it can stand around every trial.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from .bystanders import bystanders, cgroup_memory, sizes, visible_total
+
 PAGE_SIZE: Final = 4096
 REMAINDER_BYTES: Final = 8 << 20
 REMAINDER_SHARE: Final = 0.05
+_READINGS: Final = 3
+# A machine that is a guest itself may take free pages off its lists while it reports them to its hypervisor: 32 blocks of 2 MiB for 23 ms, seen
+# here, and twice in a row. No counter has them meanwhile.
+_READINGS_OF_A_REPORTER: Final = 8
+_PAUSE_SECONDS: Final = 0.012
 _KSM: Final = ("pages_shared", "pages_sharing", "pages_unshared", "ksm_zero_pages", "full_scans")
 
 Snapshot = dict[str, Any]
@@ -30,18 +38,52 @@ class Guest:
 def snapshot(guests: Sequence[Guest] = (), daemons: Sequence[int] = (), proc: Path = Path("/proc")) -> Snapshot:
     """Every party now. ``host`` has the parts of MemTotal; ``guests`` and ``daemons`` are in the order given.
 
-    Raises FileNotFoundError or ProcessLookupError when a process is gone.
+    ``others``: processes that are no party; ``visible_bytes``: what all visible processes hold by a counter that knows of no party;
+    ``cgroups``: memory.stat of the parties that have a cgroup with one, by process id. Raises FileNotFoundError or ProcessLookupError when a
+    process is gone.
     """
     ksm = Path("/sys/kernel/mm/ksm")
-    return {
-        "host": host_parts(
-            read_meminfo((proc / "meminfo").read_text("ascii")),
-            free_in_cpu_lists((proc / "zoneinfo").read_text("ascii")),
-        ),
+    host, visible = _settled(proc)
+    parties = [guest.qemu_pid for guest in guests] + list(daemons)
+    taken: Snapshot = {
+        "host": host,
+        "visible_bytes": visible,
         "ksm": {name: int((ksm / name).read_text("ascii")) for name in _KSM if (ksm / name).exists()},
         "guests": [guest_parts(guest, proc) for guest in guests],
         "daemons": [{"used_bytes": resident(proc / str(pid))["RssAnon"]} for pid in daemons],
+        "others": bystanders(parties, proc),
     }
+    cgroups = {str(pid): found for pid in parties if (found := cgroup_memory(pid, proc)) is not None}
+    return taken | ({"cgroups": cgroups} if cgroups else {})
+
+
+def _settled(proc: Path) -> tuple[dict[str, int], int]:
+    """The host's parts and what the visible processes hold, from a moment at which hardly any page was on its way between two counters."""
+    readings = []
+    for number in range(_READINGS_OF_A_REPORTER if reports_free_pages() else _READINGS):
+        if number:
+            time.sleep(_PAUSE_SECONDS)
+        host = host_parts(
+            read_meminfo((proc / "meminfo").read_text("ascii")),
+            free_in_cpu_lists((proc / "zoneinfo").read_text("ascii")),
+        )
+        total = visible_total(proc)
+        readings.append((host, host["process_bytes"] if total is None else total))
+    # Not the least: pages may also be counted twice on their way.
+    return sorted(readings, key=lambda reading: _uncounted(reading[0]))[1]
+
+
+def reports_free_pages(devices: Path = Path("/sys/bus/virtio/devices")) -> bool:
+    """Whether this machine has a balloon that reports free pages (VIRTIO_BALLOON_F_REPORTING, the sixth bit)."""
+    return any(
+        (device / "device").read_text("ascii").strip() == "0x0005"
+        and (device / "features").read_text("ascii")[5] == "1"
+        for device in devices.glob("*")
+    )
+
+
+def _uncounted(host: Mapping[str, int]) -> int:
+    return host["total_bytes"] - sum(host[f"{part}_bytes"] for part in ("free", "cache", "process", "kernel"))
 
 
 def ledger(taken: Snapshot) -> dict[str, Any]:
@@ -69,7 +111,8 @@ def difference(before: Snapshot, after: Snapshot) -> dict[str, int]:
     """What became of the host's memory between two snapshots of the same parties, each part by a counter of its own.
 
     ``remainder_bytes`` = ``used_and_cache_bytes`` (by the free lists) - the sum of the parts: what nobody accounts for.
-    ``others_bytes`` are anonymous and shared pages of processes that are no party here.
+    ``others_bytes`` are anonymous and shared pages of visible processes that are no party. ``outside_bytes`` are those of processes that a
+    container does not see: the machine's less what the container's cgroup counts, so that a party that is wrong is not hidden in them.
     """
     host = {name: after["host"][name] - before["host"][name] for name in after["host"]}
     parts = {
@@ -80,9 +123,9 @@ def difference(before: Snapshot, after: Snapshot) -> dict[str, int]:
         "daemon_bytes": _sum(after["daemons"], "used_bytes") - _sum(before["daemons"], "used_bytes"),
         # Every process counts a merged page as its own: what merging saved must go off once.
         "merged_bytes": _merged(before) - _merged(after),
+        "others_bytes": _others(after) - _others(before),
+        "outside_bytes": host["process_bytes"] - (after["visible_bytes"] - before["visible_bytes"]),
     }
-    processes = sum(parts[name] for name in ("guest_memory_bytes", "qemu_bytes", "daemon_bytes", "merged_bytes"))
-    parts["others_bytes"] = host["process_bytes"] - processes
     change = -host["free_bytes"]
     return {"used_and_cache_bytes": change, **parts, "remainder_bytes": change - sum(parts.values())}
 
@@ -159,12 +202,7 @@ def told(meminfo: Mapping[str, int]) -> dict[str, int]:
 
 def resident(process: Path) -> dict[str, int]:
     """RssAnon, RssFile and RssShmem of a process. Not Rss: that counts pages of DAX windows, and shared memory in every process."""
-    words = (line.split() for line in (process / "status").read_text("utf-8", "replace").splitlines())
-    return {
-        word[0].rstrip(":"): int(word[1]) * 1024
-        for word in words
-        if word and word[0] in ("RssAnon:", "RssFile:", "RssShmem:")
-    }
+    return sizes(process / "status", ("RssAnon:", "RssFile:", "RssShmem:"))
 
 
 def memfd_bytes(process: Path) -> tuple[int, int] | None:
@@ -199,24 +237,6 @@ def largest_anonymous(smaps: str) -> tuple[int, int]:
     return largest * 1024, found
 
 
-def cgroup_memory(pid: int, proc: Path = Path("/proc"), root: Path = Path("/sys/fs/cgroup")) -> dict[str, Any] | None:
-    """``path`` and chosen fields of memory.stat of a process's cgroup (v2, or v1's memory controller); None where there is none.
-
-    To be shown, never summed: shared pages are charged to whoever touched them first.
-    """
-    group: Path | None = None
-    for line in (proc / str(pid) / "cgroup").read_text("utf-8").splitlines():
-        _, controllers, path = line.split(":", 2)
-        base = root / "memory" if "memory" in controllers.split(",") else root if not controllers else None
-        if base is not None and (base / path.lstrip("/") / "memory.stat").exists():
-            group = base / path.lstrip("/")
-    if group is None:
-        return None
-    stat = dict(line.split() for line in (group / "memory.stat").read_text("ascii").splitlines())
-    names = ("anon", "rss", "file", "cache", "shmem", "kernel", "sock", "mapped_file", "file_mapped")
-    return {"path": str(group), **{f"{name}_bytes": int(stat[name]) for name in names if name in stat}}
-
-
 def _cache(meminfo: Mapping[str, int]) -> int:
     return (
         meminfo["Cached"] - meminfo["Shmem"] + meminfo["Buffers"] + meminfo.get("KReclaimable", meminfo["SReclaimable"])
@@ -229,3 +249,7 @@ def _merged(taken: Snapshot) -> int:
 
 def _sum(parties: Sequence[Mapping[str, int]], name: str) -> int:
     return sum(party[name] for party in parties)
+
+
+def _others(taken: Snapshot) -> int:
+    return int(taken["others"]["anonymous_bytes"] + taken["others"]["shared_bytes"])

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import cgroups, ksm, lock, loop_devices
+from . import bystanders, cgroups, ksm, lock, loop_devices
 from .box_root import remove_trees
 from .commands import run
 
@@ -72,8 +72,11 @@ def machine_has_systemd() -> bool:
     return Path("/run/systemd/system").is_dir()
 
 
-def nspawn_argv(box: Box, ksmd: Path | None = None) -> list[str]:
-    """Return the argv of the instance itself; ``ksmd`` is the process directory of the machine's KSM thread, which the box shall see."""
+def nspawn_argv(box: Box, ksmd: Path | None = None, memory: Path | None = None) -> list[str]:
+    """Return the argv of the instance itself.
+
+    ``ksmd`` is the process directory of the machine's KSM thread, ``memory`` the box's own group of the memory controller: the box shall see both.
+    """
     argv = [
         "systemd-nspawn",
         "--quiet",
@@ -89,6 +92,8 @@ def nspawn_argv(box: Box, ksmd: Path | None = None) -> list[str]:
         argv.append(f"--bind={box.apt_cache}:/var/cache/apt/archives")
     if ksmd is not None:
         argv.append(f"--bind-ro={ksmd}:{ksm.BOXED_KSMD}")
+    if memory is not None:
+        argv.append(f"--bind-ro={memory}:{bystanders.BOXED_GROUP}")
     return argv
 
 
@@ -209,7 +214,7 @@ def _spawn(box: Box) -> None:
     groups = cgroups.create(box.machine, box.memory_mib)
     with box.log.open("ab") as log:
         process = subprocess.Popen(
-            nspawn_argv(box, ksm.find_ksmd()),
+            nspawn_argv(box, ksm.find_ksmd(), cgroups.memory_group(groups)),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

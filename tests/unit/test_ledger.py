@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import mmap
 import os
 import subprocess
@@ -45,11 +47,12 @@ if kind == "memfd":
     fd = os.memfd_create("memory-backend-memfd"); os.ftruncate(fd, 4 * size); ram = mmap.mmap(fd, 4 * size)
 else:
     ram = mmap.mmap(-1, 4 * size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-def touch():
-    for offset in range(0, size, 4096): ram[offset] = 1
 print("ready", flush=True)
 for line in sys.stdin:
-    touch(); print("touched", flush=True)
+    if line == "touch\\n":
+        for offset in range(0, size, 4096): ram[offset] = 1
+    else: ram.madvise(mmap.MADV_REMOVE if kind == "memfd" else mmap.MADV_DONTNEED)
+    print("done", flush=True)
 """
 
 
@@ -65,11 +68,19 @@ def qemu(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
 
 
 def _touch(process: subprocess.Popen[str]) -> None:
+    _tell(process, "touch")
+
+
+def _give_back(process: subprocess.Popen[str]) -> None:
+    _tell(process, "give back")
+
+
+def _tell(process: subprocess.Popen[str], what: str) -> None:
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write("touch\n")
+    process.stdin.write(f"{what}\n")
     process.stdin.flush()
-    assert process.stdout.readline() == "touched\n"
+    assert process.stdout.readline() == "done\n"
 
 
 def test_meminfo_is_split_into_parts_that_do_not_overlap() -> None:
@@ -102,24 +113,65 @@ def test_what_is_backed_of_a_guest_is_told_from_qemus_own(qemu: subprocess.Popen
     assert abs(after["qemu_bytes"] - before["qemu_bytes"]) < MIB
 
 
+def _explained(qemu: subprocess.Popen[str], file: Path) -> tuple[ledger.Snapshot, ledger.Snapshot]:
+    """Snapshots around a guest, a daemon (this process), a bystander and the page cache that grow by SIZE each.
+
+    Other programs of this machine grow and shrink while they are counted one after the other: tried until they hold still.
+    """
+    guest = ledger.Guest(qemu.pid)
+    descriptor = os.open(file, os.O_RDWR)
+    for _ in range(10):
+        cachestat.evict(descriptor)
+        before = ledger.snapshot([guest], [os.getpid()])
+        _touch(qemu)
+        cachestat.prefetch(descriptor)
+        own = mmap.mmap(-1, SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        own.write(b"x" * SIZE)
+        argv = [sys.executable, "-c", f"held = b'x' * {SIZE}; print('held', flush=True); input()"]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as bystander:
+            assert bystander.stdout is not None
+            bystander.stdout.readline()
+            after = ledger.snapshot([guest], [os.getpid()])
+            bystander.communicate(b"\n")
+        own.close()
+        if ledger.is_closed(ledger.difference(before, after), SIZE):
+            break
+        _give_back(qemu)
+    os.close(descriptor)
+    return before, after
+
+
 def test_a_change_is_explained_but_for_a_small_remainder(qemu: subprocess.Popen[str], disk_path: Path) -> None:
     (disk_path / "file").write_bytes(os.urandom(SIZE))
-    descriptor = os.open(disk_path / "file", os.O_RDWR)
-    cachestat.evict(descriptor)
-    guest = ledger.Guest(qemu.pid)
-    before = ledger.snapshot([guest], [os.getpid()])
-    _touch(qemu)
-    cachestat.prefetch(descriptor)
-    own = mmap.mmap(-1, SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    own.write(b"x" * SIZE)
-    change = ledger.difference(before, ledger.snapshot([guest], [os.getpid()]))
-    own.close()
-    os.close(descriptor)
+    change = ledger.difference(*_explained(qemu, disk_path / "file"))
+    assert ledger.is_closed(change, SIZE), change
     assert change["guest_memory_bytes"] >= SIZE
     assert abs(change["daemon_bytes"] - SIZE) < 4 * MIB
     parts = sum(value for name, value in change.items() if name not in ("used_and_cache_bytes", "remainder_bytes"))
     assert parts + change["remainder_bytes"] == change["used_and_cache_bytes"]
-    assert ledger.is_closed(change, SIZE), change
+
+
+@pytest.mark.parametrize("kind", ["guests", "daemons", "others", "visible_bytes"])
+def test_a_party_that_is_counted_wrong_opens_the_ledger(
+    qemu: subprocess.Popen[str], disk_path: Path, kind: str
+) -> None:
+    (disk_path / "file").write_bytes(os.urandom(SIZE))
+    before, after = json.loads(json.dumps(_explained(qemu, disk_path / "file")))
+    assert ledger.is_closed(ledger.difference(before, after), SIZE)
+    for name in {
+        "guests": ("backed_bytes", "qemu_bytes"),
+        "daemons": ("used_bytes",),
+        "others": ("anonymous_bytes", "shared_bytes"),
+    }.get(kind, ("",)):
+        wrong = copy.deepcopy(after)
+        if name:
+            party = wrong[kind] if kind == "others" else wrong[kind][0]
+            party[name] += SIZE
+        else:
+            wrong[kind] += SIZE
+        change = ledger.difference(before, wrong)
+        assert not ledger.is_closed(change, SIZE), (name, change)
+        assert abs(abs(change["remainder_bytes"]) - SIZE) < 8 * MIB, (name, change)
 
 
 def test_the_parties_of_one_snapshot_add_up_to_the_machine(qemu: subprocess.Popen[str]) -> None:
@@ -144,21 +196,54 @@ def test_the_parties_of_one_snapshot_add_up_to_the_machine(qemu: subprocess.Pope
     assert min(value for party in parties for value in party.values()) >= 0
 
 
-def _taken(free: int, process: int, backed: int, merged_pages: int) -> ledger.Snapshot:
+def _taken(free: int, process: int, backed: int, merged_pages: int = 0, visible: int | None = None) -> ledger.Snapshot:
     host = {"total_bytes": 10**9, "free_bytes": free, "cache_bytes": 0, "process_bytes": process, "kernel_bytes": 0}
     return {
         "host": host,
+        "visible_bytes": process if visible is None else visible,
         "ksm": {"pages_sharing": merged_pages},
         "guests": [{"backed_bytes": backed, "qemu_bytes": 0}],
         "daemons": [],
+        "others": {"processes": 0, "anonymous_bytes": 0, "shared_bytes": 0},
     }
 
 
 def test_merged_pages_are_taken_off_once() -> None:
-    before = _taken(free=500 * MIB, process=200 * MIB, backed=200 * MIB, merged_pages=0)
+    before = _taken(free=500 * MIB, process=200 * MIB, backed=200 * MIB)
     after = _taken(free=600 * MIB, process=100 * MIB, backed=200 * MIB, merged_pages=100 * 256)
     change = ledger.difference(before, after)
     assert (change["merged_bytes"], change["others_bytes"], change["remainder_bytes"]) == (-100 * MIB, 0, 0)
+
+
+def test_what_is_outside_of_a_container_hides_no_party() -> None:
+    """The machine's processes gave 90 MiB back, the container's took 10: a guest that grew by 10 explains them, one by 30 does not."""
+    before = _taken(free=500 * MIB, process=400 * MIB, backed=200 * MIB, visible=200 * MIB)
+    after = _taken(free=580 * MIB, process=320 * MIB, backed=210 * MIB, visible=210 * MIB)
+    change = ledger.difference(before, after)
+    assert (change["outside_bytes"], change["remainder_bytes"]) == (-90 * MIB, 0)
+    after["guests"][0]["backed_bytes"] += 20 * MIB
+    change = ledger.difference(before, after)
+    assert (change["outside_bytes"], change["remainder_bytes"]) == (-90 * MIB, -20 * MIB)
+
+
+def test_pages_on_their_way_to_the_hypervisor_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, (device, features) in enumerate([("0x0002", "111111"), ("0x0005", "011001")]):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "device").write_text(f"{device}\n")
+        (tmp_path / str(number) / "features").write_text(f"{features}00\n")
+    assert ledger.reports_free_pages(tmp_path)
+    (tmp_path / "1/features").write_text("01100000\n")
+    assert not ledger.reports_free_pages(tmp_path)
+    # Five of eight readings miss 64 MiB of the free memory, as a report does that is under way.
+    missing = iter([64, 64, 64, 64, 64, 0, 0, 0])
+    parts = ledger.host_parts
+
+    def played(meminfo: dict[str, int], cpu_lists_bytes: int) -> dict[str, int]:
+        return parts(ledger.read_meminfo(MEMINFO), 0) | {"free_bytes": 100 * MIB - next(missing) * MIB}
+
+    monkeypatch.setattr(ledger, "reports_free_pages", lambda: True)
+    monkeypatch.setattr(ledger, "host_parts", played)
+    assert ledger.snapshot()["host"]["free_bytes"] == 100 * MIB
 
 
 @pytest.mark.parametrize(
@@ -178,31 +263,16 @@ def test_private_guest_memory_is_the_largest_mapping_without_a_file() -> None:
     assert ledger.largest_anonymous(text) == (1500 * 1024, 400 * 1024)
 
 
-@pytest.mark.parametrize(
-    ("membership", "stat", "expected"),
-    [
-        ("0::/a.slice\n", "a.slice", {"anon_bytes": 5, "file_bytes": 7}),
-        ("4:cpu,memory:/a\n0::/\n", "memory/a", {"anon_bytes": 5, "file_bytes": 7}),
-        ("0::/elsewhere\n", "a.slice", None),
-    ],
-)
-def test_the_cgroup_is_found_in_both_layouts(
-    tmp_path: Path, membership: str, stat: str, expected: dict[str, int] | None
-) -> None:
-    (tmp_path / "proc" / "7").mkdir(parents=True)
-    (tmp_path / "proc" / "7" / "cgroup").write_text(membership)
-    (tmp_path / "cgroup" / stat).mkdir(parents=True)
-    (tmp_path / "cgroup" / stat / "memory.stat").write_text("anon 5\nfile 7\npgfault 9\n")
-    found = ledger.cgroup_memory(7, tmp_path / "proc", tmp_path / "cgroup")
-    assert found == (None if expected is None else {"path": str(tmp_path / "cgroup" / stat), **expected})
-
-
 def test_the_module_tells_the_change_since_an_earlier_call(run_module: Run, qemu: subprocess.Popen[str]) -> None:
     parties = {"guests": [{"qemu_pid": qemu.pid}], "daemons": [os.getpid()]}
-    before = run_module("memory_ledger_info", **parties)
-    assert "change" not in before
-    _touch(qemu)
-    after = run_module("memory_ledger_info", before=before["snapshot"], dataset_bytes=SIZE, **parties)
+    for _ in range(10):  # until this machine's other programs hold still
+        before = run_module("memory_ledger_info", **parties)
+        assert "change" not in before
+        _touch(qemu)
+        after = run_module("memory_ledger_info", before=before["snapshot"], dataset_bytes=SIZE, **parties)
+        if after["is_closed"]:
+            break
+        _give_back(qemu)
     assert after["changed"] is False
     assert after["change"]["guest_memory_bytes"] >= SIZE
     assert after["is_closed"] is True

@@ -92,6 +92,16 @@ def test_the_machines_ksm_thread_is_shown_to_the_box() -> None:
     assert nspawn.nspawn_argv(box, Path("/proc/37"))[-1] == "--bind-ro=/proc/37:/run/onecopy-ksmd"
 
 
+def test_the_box_sees_what_the_kernel_counts_of_its_memory(tmp_path: Path) -> None:
+    box = Box("onecopy-b", Path("/s/b"), 22299)
+    groups = [tmp_path / "systemd", tmp_path / "memory"]
+    assert cgroups.memory_group(groups) is None
+    groups[1].mkdir()
+    (groups[1] / "memory.stat").write_text("")
+    argv = nspawn.nspawn_argv(box, None, cgroups.memory_group(groups))
+    assert argv[-1] == f"--bind-ro={groups[1]}:/run/onecopy-memory"
+
+
 def test_the_argv_under_systemd() -> None:
     box = Box("onecopy-b", Path("/s/b"), 22299, memory_mib=512)
     argv = nspawn.unit_argv(box)
