@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .document import Block, Column, Section, Table, Text, text_row
@@ -21,11 +21,20 @@ _CHANGES = (
     ("daemon", "daemon_bytes"),
     ("kernel", "kernel_bytes"),
     ("others", "others_bytes"),
+    ("outside", "outside_bytes"),
     ("merged", "merged_bytes"),
     ("unexplained", "remainder_bytes"),
 )
 _PARTIES = ("host", "guests", "qemu", "daemons")
 _KINDS = ("used", "cache", "free")
+_INDEPENDENT = (
+    "Others are visible processes that are no party, counted one by one; outside are those that a container does not see: the machine's less what "
+    "the container's cgroup counts. Neither is taken from the parties, so one that is counted wrong is unexplained."
+)
+_LEFT_OVER = (
+    "This run is from before others were counted by themselves: they are what the parties leave of the machine's, and would hide a party that is "
+    "counted wrong."
+)
 # Columns of the amplification: heading, layer, counter.
 _BYTES = (
     ("guest block", "guest", "read_bytes"),
@@ -50,10 +59,11 @@ def memory_section(run: Run, summary: Row) -> Section | None:
     rows = summary.get("memory", [])
     if not rows:
         return None
-    columns = [Column("system"), Column("state"), *(Column(title, "MiB", "right") for title, _ in _CHANGES)]
+    is_independent = all("outside_bytes" in row["change"] for row in rows)
+    told = [column for column in _CHANGES if is_independent or column[1] != "outside_bytes"]
+    columns = [Column("system"), Column("state"), *(Column(title, "MiB", "right") for title, _ in told)]
     changes = [
-        text_row(row_name(run, row), exact_state(row), *(_mib(row["change"][name]) for _, name in _CHANGES))
-        for row in rows
+        text_row(row_name(run, row), exact_state(row), *(_mib(row["change"][name]) for _, name in told)) for row in rows
     ]
     parties = [
         text_row(
@@ -75,14 +85,30 @@ def memory_section(run: Run, summary: Row) -> Section | None:
             Text(
                 f"Change of the machine's memory over one {rows[0]['workload']}, by counters that are independent of each other; "
                 "medians over boots. Guest RAM is what the host really backs: RAM that a guest touched in an earlier trial of the "
-                "same boot stays backed, so the copies above are counted by page and not by growth. Host cache, kernel and others are "
-                "the whole machine's: what else ran on it is in them. "
+                "same boot stays backed, so the copies above are counted by page and not by growth. Host cache and kernel are "
+                f"the whole machine's: what else ran on it is in them. {_INDEPENDENT if is_independent else _LEFT_OVER} "
                 f"At most {worst / _MIB:.1f} MiB of any trial's change are unexplained."
             ),
             Table(columns, changes, "Change over one read"),
             Table(totals, parties, "Used, cache and free by party afterwards: they add up to the machine", folded=True),
         ],
     )
+
+
+def open_ledgers(run: Run, summary: Row) -> Iterator[Table]:
+    """Trials whose memory does not add up; nothing where all do."""
+    columns = [Column(title) for title in ("trial", "system", "state", "workload", "status")]
+    columns.append(Column("unexplained", "MiB", "right"))
+    rows = [
+        text_row(
+            *(row["id"], row_name(run, row), exact_state(row), f"{row['workload']} ({row['kind']})", row["status"]),
+            _mib(row["remainder_bytes"]),
+        )
+        for row in summary.get("open_ledgers", [])
+    ]
+    if rows:
+        caption = "Open ledgers: too much of what became of the memory during these trials is unexplained; they are kept in every figure"
+        yield Table(columns, rows, caption)
 
 
 def io_section(run: Run, summary: Row) -> Section | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..progress import repeats
 from ..systems import SYSTEMS
+from .accounting import open_ledgers
 from .document import Block, Cell, Code, Column, Section, Table, Text, text_row
 from .stored_run import Run
 
@@ -79,6 +80,7 @@ def gaps_section(run: Run, summary: Row) -> Section:
                 folded=True,
             )
         )
+    blocks += open_ledgers(run, summary)
     blocks.append(Text(_other_gaps(run)))
     return Section("gaps", "What was not measured", blocks)
 

@@ -46,6 +46,7 @@ def summarise(run: Run, claims: Mapping[str, Any]) -> dict[str, Any]:
             "copies": copies(run),
             "timings": timings(run),
             **({"memory": found} if (found := memory(run)) else {}),
+            **({"open_ledgers": open_ledgers(run)} if any(_is_judged(record) for record in run.records) else {}),
             "io_path": io_path(run),
             **({"probes": probes(run)} if run.plan.get("probes") else {}),
             **({"density": density(run)} if is_density(run) else {}),
@@ -159,6 +160,17 @@ def memory(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
+def open_ledgers(run: Run) -> list[dict[str, Any]]:
+    """Every trial of whatever kind, ok or not, of whose change of memory more is unexplained than its record allows; the worst first."""
+    opened = [record for record in run.records if _is_judged(record) and not record["ledger"]["is_closed"]]
+    rows = [
+        {name: record[name] for name in ("id", "kind", "status", *_STATE)}
+        | {"remainder_bytes": record["ledger"]["change"]["remainder_bytes"]}
+        for record in opened
+    ]
+    return sorted(rows, key=lambda row: (-abs(row["remainder_bytes"]), row["host"], row["id"]))
+
+
 def io_path(run: Run) -> list[dict[str, Any]]:
     """Medians over boots of everything counted at each layer during timed trials.
 
@@ -252,6 +264,10 @@ def _middles(records: Sequence[Record], numbers: Callable[[Record], Mapping[str,
         return numbers(record)[name]
 
     return {name: _middle(records, partial(one, name=name)) for name in numbers(records[0])}
+
+
+def _is_judged(record: Record) -> bool:
+    return "is_closed" in record.get("ledger", {})
 
 
 def _held(record: Record, party: str) -> dict[str, float]:

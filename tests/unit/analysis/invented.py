@@ -238,6 +238,7 @@ def _ledger(trial: Mapping[str, Any], data: int, on_host: float, in_guest: float
         "daemon_bytes": 0,
         "merged_bytes": 0,
         "others_bytes": 8192,
+        "outside_bytes": 3 * mib,
         "remainder_bytes": mib // 2,
     }
 
@@ -266,7 +267,7 @@ def _ledger(trial: Mapping[str, Any], data: int, on_host: float, in_guest: float
 def golden_run() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Plan and records of tests/golden/invented.
 
-    Two boots of everything, one system unsupported, three trials gone wrong.
+    Two boots of everything, one system unsupported, three trials gone wrong, one whose memory does not add up.
     """
     systems = [*experiment()["systems"], "myfs"]
     able = capabilities() | {"vhost_user_shmem": {"supported": False, "reason": "invented: this QEMU cannot"}}
@@ -282,6 +283,14 @@ def golden_run() -> tuple[dict[str, Any], list[dict[str, Any]]]:
             record |= {"status": status, "reason": reason, "message": message}
             for key in ("result", "copies", "io_path", "ledger", "extra_pages", "overhead_pages"):
                 record.pop(key, None)
+        if "ledger" in record and (record["label"], record["repeat"], record["host_cache"]) == (
+            "gfs_direct",
+            1,
+            "cold",
+        ):
+            for name in ("used_and_cache_bytes", "remainder_bytes"):
+                record["ledger"]["change"][name] -= 64 << 20
+            record["ledger"]["is_closed"] = False
 
     return made, records(made, change=go_wrong)
 

@@ -94,6 +94,8 @@ def test_nothing_that_was_not_measured_is_hidden(golden: dict[str, str], name: s
         "this QEMU cannot",
         "O_DIRECT bypasses the host",
         "1 invalid, 1 failed, 1 timed out",
+        "Open ledgers",
+        "-63.5",
         "gfs_pmem_dax",
         "Trust model of myfs",
         "qemu-system-x86_64 -accel tcg",

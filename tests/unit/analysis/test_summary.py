@@ -104,6 +104,29 @@ def test_trials_are_counted_by_what_became_of_them(tmp_path: Path, claims: dict[
     assert found["not_applicable"] == 2 * 3
 
 
+def test_every_open_ledger_is_listed_whatever_its_trial_was(tmp_path: Path, claims: dict[str, Any]) -> None:
+    def change(record: dict[str, Any]) -> None:
+        if record["order"] in (4, 7, 9):
+            # Of a probe or a timed trial too, which are not in the medians; and of one that is not ok.
+            record["ledger"] = {
+                "change": {"remainder_bytes": record["order"] * -(10 << 20)},
+                "is_closed": record["order"] == 9,
+            }
+        if record["order"] == 7:
+            record |= {"status": "invalid", "reason": "disturbed", "message": "invented"}
+
+    plan = invented.plan(residency=[])
+    trials = {trial["order"]: trial for trial in plan["trials"]}
+    found = summarised(tmp_path, claims, plan, invented.records(plan, change=change))
+    assert "memory" not in found
+    assert [(entry["id"], entry["remainder_bytes"] >> 20, entry["status"]) for entry in found["open_ledgers"]] == [
+        (trials[7]["id"], -70, "invalid"),
+        (trials[4]["id"], -40, "ok"),
+    ]
+    jsonschema.Draft202012Validator(SCHEMA).validate(found)
+    assert "open_ledgers" not in summarised(tmp_path / "none", claims, plan, invented.records(plan))
+
+
 def test_a_torn_last_line_costs_one_trial_and_is_told(tmp_path: Path, claims: dict[str, Any]) -> None:
     plan = invented.plan()
     directory = invented.store(tmp_path, plan, invented.records(plan))
