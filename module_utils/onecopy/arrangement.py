@@ -78,7 +78,10 @@ class Mount:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Everything that belongs to one boot. ``scratch_image`` None: the scratch is a directory of the share."""
+    """Everything that belongs to one boot. ``scratch_image`` None: the scratch is a directory of the share.
+
+    ``base_image``: what the guest's own image is an overlay on, where it is one.
+    """
 
     spec: BootSpec
     system: System
@@ -89,6 +92,7 @@ class Arrangement:
     daemon_unit: str | None
     data_mounts: tuple[Mount, ...]
     scratch_mounts: tuple[Mount, ...]
+    base_image: Path | None = None
 
     @property
     def unit(self) -> str:
@@ -118,13 +122,11 @@ class Arrangement:
 
     @property
     def mounted_images(self) -> dict[str, Path]:
-        """Raw images of file systems by where the guest mounts them: that of the data, and of the scratch."""
+        """Images of file systems, overlays too, by where the guest mounts them: that of the data, and of the scratch."""
         if self.guest is None:
             return {}
         targets = {"data": "/data", "scratch": SCRATCH}
-        found = {
-            targets[disk.name]: disk.path for disk in self.guest.disks if disk.name in targets and disk.format == "raw"
-        }
+        found = {targets[disk.name]: disk.path for disk in self.guest.disks if disk.name in targets}
         return found | ({"/data": self.guest.pmem.path} if self.guest.pmem else {})
 
     @property
@@ -196,6 +198,7 @@ def arrange(spec: BootSpec, paths: HostPaths) -> Arrangement:
         daemon_unit=daemon_unit,
         data_mounts=data,
         scratch_mounts=scratch,
+        base_image=paths.image(spec.dataset, system.name) if system.own_image == "overlay" else None,
     )
 
 

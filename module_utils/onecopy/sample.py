@@ -22,14 +22,15 @@ _SHORT_OF_MEMORY: Final = {
 _SELF_ADJUSTING: Final = "ksm_pages_to_scan"
 # What spoils a wall time: CPU seconds that were stolen, or that programs of nobody's here took, by share of the time and at least so much
 # (the kernel counts in hundredths of a second).
+_COMMON_BASE: Final = "common base"
 _STOLEN: Final = (0.05, 0.05)
 _OTHERS: Final = (0.2, 0.1)
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """``memory``: ledger.snapshot(); ``layers``: io_path.snapshot(); ``storage``: the store, and images by mount point in the guest; ``settings``
-    of the host; ``disturbances``: host_disturbances(); ``own_user_seconds``: what this program itself has used.
+    """``memory``: ledger.snapshot(); ``layers``: io_path.snapshot(); ``storage``: the store, and images by mount point in the guest with what
+    overlays stand on; ``settings`` of the host; ``disturbances``: host_disturbances(); ``own_user_seconds``: what this program itself has used.
     """
 
     memory: ledger.Snapshot
@@ -71,9 +72,9 @@ def take(
     return Sample(memory, layers, _storage(boots, store, answers.free_bytes), settings, disturbances, own)
 
 
-def change(before: Sample, after: Sample, dataset_bytes: int) -> dict[str, Any]:
+def change(before: Sample, after: Sample, dataset_bytes: int, share: Mapping[str, int] | None = None) -> dict[str, Any]:
     """The record's ``ledger`` (T = used + cache + free by party, before and after, and what explains the change), ``io_path`` (the change of
-    every counter), ``storage`` and ``settings``.
+    every counter), ``storage`` and ``settings``. ``share``: storage_ledger.share() of the data where they are shared files.
     """
     memory = ledger.difference(before.memory, after.memory)
     return {
@@ -85,7 +86,7 @@ def change(before: Sample, after: Sample, dataset_bytes: int) -> dict[str, Any]:
             "snapshots": {"before": before.memory, "after": after.memory},
         },
         "io_path": io_path.difference(before.layers, after.layers),
-        "storage": {"before": before.storage, "after": after.storage},
+        "storage": {"before": before.storage, "after": after.storage} | ({"share": dict(share)} if share else {}),
         "settings": after.settings,
     }
 
@@ -180,8 +181,13 @@ def _parties(boots: Sequence[Boot], store: Path) -> tuple[ledger.Snapshot, io_pa
 def _storage(boots: Sequence[Boot], store: Path, free_bytes: Sequence[Mapping[str, int]]) -> dict[str, Any]:
     images: dict[str, Any] = {}
     for number, (boot, free) in enumerate(zip(boots, free_bytes, strict=False), start=1):
+        base = None if boot.plan.base_image is None else os.stat(boot.plan.base_image)
         for target, path in boot.plan.mounted_images.items():
             status = os.stat(path)
             name = target if len(boots) == 1 else f"{target} of guest {number}"
-            images[name] = storage_ledger.allocation(status, status.st_size, free[target])
+            # An overlay is as large as its base; its own length says nothing.
+            whole = base if base is not None and path == boot.plan.own_image else status
+            images[name] = storage_ledger.allocation(status, whole.st_size, free[target])
+        if base is not None:
+            images[_COMMON_BASE] = storage_ledger.allocation(base, base.st_size, None)
     return {"store": storage_ledger.file_system(store), "images": images}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from . import lock, records, testbed, units
+from . import lock, records, storage_ledger, testbed, units
 from .host_data import DataMissingError, DataSet, HostData, host_data
 from .paths import HostPaths
 from .state import StateMissedError, drop_host_caches, make_host_cold
@@ -271,7 +271,8 @@ def _context(
     clock: Callable[[], float],
 ) -> Context:
     try:
-        dataset = DataSet.of_share(paths.share(plan["dataset"]["name"]) / "data")
+        tree = paths.share(plan["dataset"]["name"]) / "data"
+        dataset = DataSet.of_share(tree)
     except DataMissingError as error:
         raise SliceError(str(error)) from error
     return Context(
@@ -284,6 +285,8 @@ def _context(
         drop_host=drop_host or (lambda: drop_host_caches(paths)),
         clock=clock,
         paths=paths,
+        # Now, since looking fills the inode cache, which a trial wants cold.
+        share=storage_ledger.share(str(tree)),
     )
 
 

@@ -52,7 +52,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Context:
-    """What all trials of a run on one host share."""
+    """What all trials of a run on one host share. ``share``: storage_ledger.share() of the data, taken once: trials only read them."""
 
     run_id: str
     host: str
@@ -63,6 +63,7 @@ class Context:
     drop_host: Callable[[], None]
     clock: Callable[[], float] = time.monotonic
     paths: HostPaths = field(default_factory=HostPaths)
+    share: Mapping[str, int] | None = None
 
 
 class _Outcome(Exception):
@@ -215,7 +216,7 @@ def _measure_once(context: Context, boot: Boot, data: HostData, record: Record, 
             now = context.clock()
             record["copies"]["all"] |= _frames(context, boot, data, SYSTEMS[trial["system"]])
             phases.measure("frames", now)
-    record |= sample.change(before, after, _dataset_bytes(context))
+    record |= _change(context, record, before, after)
     disturbance = sample.disturbed(before, after, sample.host_disturbances())
     if disturbance is None and not is_residency and context.plan["accelerator"] == "kvm":
         # Pages and requests are the same on a busy machine, and times under TCG are no claims.
@@ -248,7 +249,7 @@ def _probe(context: Context, boots: Sequence[Boot], data: HostData, record: Reco
         raise RunnerLost(f"guests {', '.join(map(str, found.lost))} of {len(boots)} were lost, the others went on")
     if before is not None:
         after = sample.take(boots, context.paths.store, has_guests=True, is_before=False)
-        record |= sample.change(before, after, _dataset_bytes(context))
+        record |= _change(context, record, before, after)
     if short is not None:
         raise _Outcome("invalid", "disturbed", short)
 
@@ -262,8 +263,9 @@ def _frames(context: Context, boot: Boot, data: HostData, system: System) -> dic
     return {"physical_pages": counted["physical_pages"]}
 
 
-def _dataset_bytes(context: Context) -> int:
-    return context.dataset.wanted_bytes(Reads("all"))
+def _change(context: Context, record: Record, before: sample.Sample, after: sample.Sample) -> dict[str, Any]:
+    share = context.share if SYSTEMS[record["system"]].storage == "share" else None
+    return sample.change(before, after, context.dataset.wanted_bytes(Reads("all")), share)
 
 
 def _who_died(boots: Sequence[Boot], patience_seconds: float) -> Record | None:

@@ -117,7 +117,7 @@ class FakeBoot:
     daemon_pid = None
     stats = None
     qmp = None
-    plan = SimpleNamespace(mounted_images={})
+    plan = SimpleNamespace(mounted_images={}, base_image=None)
     is_fresh = False
     hello_seconds = 7.1
 

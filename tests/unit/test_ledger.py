@@ -215,6 +215,15 @@ def test_merged_pages_are_taken_off_once() -> None:
     assert (change["merged_bytes"], change["others_bytes"], change["remainder_bytes"]) == (-100 * MIB, 0, 0)
 
 
+def test_memory_stat_of_a_partys_unit_is_shown(qemu: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = {"path": "/sys/fs/cgroup/a", "anon_bytes": 5}
+    monkeypatch.setattr(ledger, "cgroup_memory", lambda pid, _: stat if pid == qemu.pid else None)
+    taken = ledger.snapshot([ledger.Guest(qemu.pid)], [os.getpid()])
+    assert taken["cgroups"] == {str(qemu.pid): stat}
+    monkeypatch.setattr(ledger, "cgroup_memory", lambda *_: None)
+    assert "cgroups" not in ledger.snapshot([ledger.Guest(qemu.pid)])
+
+
 def test_what_is_outside_of_a_container_hides_no_party() -> None:
     """The machine's processes gave 90 MiB back, the container's took 10: a guest that grew by 10 explains them, one by 30 does not."""
     before = _taken(free=500 * MIB, process=400 * MIB, backed=200 * MIB, visible=200 * MIB)

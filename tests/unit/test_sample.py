@@ -34,9 +34,10 @@ class Guest:
 
     def __init__(self, qemu: subprocess.Popen[str], image: Path) -> None:
         self.qemu, self.qemu_pid = qemu, qemu.pid
-        self.plan = SimpleNamespace(mounted_images={"/scratch": image})
+        self.plan = SimpleNamespace(mounted_images={"/scratch": image}, own_image=None, base_image=None)
         self.runner = self
         self.cached = 0
+        self.free_bytes = MIB
         self.asked: list[str] = []
 
     def call(self, op: str, timeout_seconds: float, **arguments: Any) -> dict[str, Any]:
@@ -49,7 +50,7 @@ class Guest:
                 "vmstat": {"pgfault": 5},
                 "cpu": {"user": 1.0, "idle": 9.0},
             },
-            "statfs": {"free_bytes": MIB},
+            "statfs": {"free_bytes": self.free_bytes},
         }
         return answers[op]
 
@@ -101,6 +102,26 @@ def test_the_record_says_who_holds_what_and_what_became_of_it(guest: Guest, disk
     scratch = found["storage"]["after"]["images"]["/scratch"]
     assert scratch == {"allocated_bytes": 2 * MIB, "guest_free_bytes": MIB, "hidden_free_bytes": MIB}
     assert found["storage"]["after"]["store"]["total_bytes"] > 0
+
+
+def test_an_overlay_and_its_base_are_in_the_record(guest: Guest, disk_path: Path) -> None:
+    """Of a base of 8 MiB, 3 of them allocated, an overlay has 1; the guest holds 7.5 free: at least half a MiB lies there for nothing."""
+    base, overlay = disk_path / "base.img", disk_path / "own.qcow2"
+    base.write_bytes(os.urandom(3 * MIB))
+    os.truncate(base, 8 * MIB)
+    overlay.write_bytes(os.urandom(MIB))
+    os.sync()
+    guest.plan = SimpleNamespace(mounted_images={"/data": overlay}, own_image=overlay, base_image=base)
+    guest.free_bytes = 7 * MIB + MIB // 2
+    images = take(guest, disk_path, is_before=True).storage["images"]
+    assert images == {
+        "/data": {
+            "allocated_bytes": MIB,
+            "guest_free_bytes": 7 * MIB + MIB // 2,
+            "hidden_free_bytes": MIB // 2,
+        },
+        "common base": {"allocated_bytes": 3 * MIB},
+    }
 
 
 def test_guests_are_asked_outside_of_what_is_counted(guest: Guest, disk_path: Path, monkeypatch: Any) -> None:

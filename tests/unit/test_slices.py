@@ -13,8 +13,8 @@ from typing import Any
 
 import jsonschema
 import pytest
+from ansible.module_utils.onecopy import ledger, records, slices
 from ansible.module_utils.onecopy import plan as planning
-from ansible.module_utils.onecopy import records, slices
 from ansible.module_utils.onecopy.host_data import ImageData, ShareData
 from ansible.module_utils.onecopy.paths import HostPaths
 from ansible.module_utils.onecopy.probes import PROBES, Probed, Scene
@@ -41,7 +41,9 @@ ABLE = {"accelerator": "tcg", "qemu": {"supported": True}, "virtiofsd": {"suppor
 
 
 @pytest.fixture
-def paths(disk_path: Path) -> HostPaths:
+def paths(disk_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostPaths:
+    # The longer a trial takes, the more often another program of this machine drops the page cache in it.
+    monkeypatch.setattr(ledger, "_PAUSE_SECONDS", 0.0)
     found = HostPaths(disk_path)
     for tree in "ab":
         for part, names, size in (("large", 1, 300_000), ("small", 5, 3000)):

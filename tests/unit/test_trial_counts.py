@@ -57,3 +57,12 @@ def test_a_host_that_goes_on_reclaiming_voids_the_trial(paths: HostPaths, monkey
     (record,) = test_slices.found(paths)
     assert (record["status"], record["reason"]) == ("invalid", "disturbed")
     assert "reclaimed 40 of 79 pages" in record["message"]
+
+
+def test_what_the_data_of_a_share_take_is_in_every_record(paths: HostPaths) -> None:
+    """Two trees of 300,000 bytes and five times 3,000, in blocks of 4,096; nothing of the scratch."""
+    (paths.share("tiny") / "scratch/left").write_bytes(b"x" * 9000)
+    every = run(paths, "hfs", "virtiofs_never")
+    share = {"files": 12, "needed_bytes": 2 * (300_000 + 5 * 3000), "allocated_bytes": 2 * (74 + 5) * 4096}
+    assert every
+    assert [record["storage"]["share"] for record in every] == [share] * len(every)

@@ -43,6 +43,17 @@ def test_images_keep_scratch_and_data_on_disks_of_the_same_kind() -> None:
         assert data.path == Path(f"/state/store/images/smoke/{system}.img")
 
 
+def test_an_overlay_is_a_mounted_image_and_its_base_is_known() -> None:
+    plan = arrangement.arrange(spec("gfs_shared_base"), PATHS)
+    assert plan.mounted_images == {
+        "/data": Path("/state/store/own/trial.qcow2"),
+        "/scratch": Path("/state/store/scratch/trial.img"),
+    }
+    assert plan.own_image == plan.mounted_images["/data"]
+    assert plan.base_image == Path("/state/store/images/smoke/gfs_shared_base.img")
+    assert arrangement.arrange(spec("gfs_private"), PATHS).base_image is None
+
+
 def test_tuning_reaches_the_data_disk() -> None:
     guest = arrangement.arrange(spec("gfs_direct", aio="io_uring", iothread=True, queues=2, queue_size=64), PATHS).guest
     assert guest
