@@ -12,7 +12,7 @@ from .metrics import metric
 
 SCHEMA: Final = 1
 _CLAIM_KEYS: Final = {"id", "text", "comparisons", "awaits", "means", "contradictory"}
-_COMPARISON_KEYS: Final = {"name", "metric", "of", "to", "within", "workloads", "decides"}
+_COMPARISON_KEYS: Final = {"name", "metric", "of", "to", "within", "workloads", "decides", "reaches"}
 _SIDE_KEYS: Final = {"system", "host_cache", "guest_cache", "best", "label"}
 
 
@@ -67,6 +67,10 @@ def _check_comparison(place: str, comparison: dict[str, Any]) -> None:
     measured = metric(comparison["metric"])
     if "to" in comparison and (measured.per_guest or measured.is_spread):
         raise ClaimsError(f"{place}: to: {measured.title} is a level: give of alone")
+    if "reaches" in comparison and (
+        "to" not in comparison or bounds[0] is not None or not 0 < comparison["reaches"] <= bounds[1]
+    ):
+        raise ClaimsError(f"{place}: reaches is for a ratio that is at most something, and lies below that")
     if "to" in comparison and min(numbers) <= 0:
         raise ClaimsError(f"{place}: within: a ratio's bounds are above zero")
     if sorted(numbers) != numbers:

@@ -106,11 +106,9 @@ def _row(finding: Finding) -> dict[str, Any]:
 
 
 def _claimed(comparison: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        name: value
-        for name, value in zip(("at_least", "at_most"), comparison["within"], strict=True)
-        if value is not None
-    }
+    least, most = comparison["within"]
+    claimed = {"at_least": least, "at_most": most, "reaching": comparison.get("reaches")}
+    return {name: value for name, value in claimed.items() if value is not None}
 
 
 def _found(finding: Finding) -> str:

@@ -231,8 +231,7 @@ def _is_measured(claim: Row) -> bool:
 
 
 def _claimed(bounds: Row) -> str:
-    words = {"at_least": "at least", "at_most": "at most"}
-    return ", ".join(f"{words[name]} {value:g}" for name, value in bounds.items())
+    return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in bounds.items())
 
 
 def _found(numbers: Row) -> str:

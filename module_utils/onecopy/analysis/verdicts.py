@@ -143,6 +143,11 @@ def _ratio(
             because=f"{system} ran with one setting alone, and the claim is held against its best (experiment tuned)",
         )
     assert ratio.test is not None
+    if "reaches" in finding.comparison:
+        reached = finding.comparison["reaches"]
+        inside = False if ratio.low > reached else True if ratio.value <= high else None
+        p_value = ratio.p_against(reached)
+        return replace(finding, numbers=numbers | {"low": ratio.low, "high": ratio.high}, inside=inside, p=p_value)
     inside = _side(ratio.low, ratio.high, low, high)
     p_value = _p_value(ratio.test, *(math.log(bound) if bound > 0 else -math.inf for bound in (low, high)))
     return replace(finding, numbers=numbers | {"low": ratio.low, "high": ratio.high}, inside=inside, p=p_value)
@@ -248,9 +253,15 @@ def _decided(finding: Finding, p_holm: float | None, aa: Mapping[str, Any]) -> F
         finding = replace(finding, numbers=finding.numbers | {"p_holm": p_holm})
     if aa["outcome"] == DISTINGUISHABLE:
         return replace(finding, because=f"the A/A pair failed: {aa['because']}")
+    reaches = "reaches" in finding.comparison
     if finding.inside is None:
-        return replace(finding, because="the interval crosses the bound that was stated beforehand")
-    if p_holm is not None and p_holm >= _SIGNIFICANCE:
+        crossing = "the interval crosses the bound that was stated beforehand"
+        return replace(
+            finding,
+            because="the interval reaches as far as claimed, the figure itself does not" if reaches else crossing,
+        )
+    # To reach something is not to differ from it: that takes no significance, and not to reach it does.
+    if p_holm is not None and p_holm >= _SIGNIFICANCE and not (reaches and finding.inside):
         return replace(finding, because=f"not significant among all comparisons of this run (Holm p {p_holm:.2g})")
     verdict: Verdict = "supported" if finding.inside else "refuted"
     because = "as claimed" if finding.inside else "against the claim"

@@ -102,6 +102,7 @@ def broken(change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
             lambda document: document["claims"][0]["comparisons"][0].update(within=[2, 1]),
             "at least 2 is above at most 1",
         ),
+        (lambda document: document["claims"][0]["comparisons"][0].update(reaches=1), "reaches is for a ratio"),
         (lambda document: document["claims"][0]["comparisons"].append(3), "must be a dictionary"),
         (lambda document: document["claims"].append("C10"), "must be a dictionary"),
     ],

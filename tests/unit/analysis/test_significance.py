@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from ansible.module_utils.onecopy.analysis.claims import load
 from ansible.module_utils.onecopy.analysis.stored_run import Run
 from ansible.module_utils.onecopy.analysis.verdicts import judge
 from scipy import stats
 
+PROJECT = Path(__file__).resolve().parents[3]
 AA = {"outcome": "not distinguishable"}
 
 
@@ -131,3 +134,50 @@ def test_a_verdict_says_of_its_aa_pair_that_there_is_none(outcome: str, caveat: 
     rows = found(measured, claims([None, 2.0], "probe.in", "probe.out"), {"outcome": outcome})
     assert rows["probe.in"]["because"] == f"as claimed{caveat}"
     assert rows["probe.out"]["because"] == f"against the claim{caveat}"
+
+
+@pytest.mark.parametrize(
+    ("boots", "verdict", "because"),
+    [
+        ([1.0, 1.01, 1.02, 0.99], "supported", "as claimed"),
+        ([0.8, 0.81, 0.82, 0.79], "supported", "as claimed"),
+        ([1.05, 1.06, 1.07, 1.06], "refuted", "against the claim"),
+        ([1.0, 1.3, 0.9, 1.1], "supported", "as claimed"),
+        ([1.0, 1.6, 0.9, 1.5], "inconclusive", "the interval reaches as far as claimed, the figure itself does not"),
+    ],
+)
+def test_no_difference_is_claimed_by_what_the_interval_reaches_and_where_the_ratio_lies(
+    boots: list[float], verdict: str, because: str
+) -> None:
+    other = run({"it": [1.0, 1.01, 0.99, 1.0]})
+    both = run({"it": boots}, label="myfs")
+    document = claims([None, 1.15], "probe.it")
+    document["claims"][0]["comparisons"][0] |= {"of": {"system": "myfs"}, "to": {"system": "gfs"}, "reaches": 1.0}
+    row = found(Run(both.plan, {}, (*both.records, *other.records), 0), document)["probe.it"]
+    assert (row["verdict"], row["because"]) == (verdict, because)
+    assert row["claimed"] == {"at_most": 1.15, "reaching": 1.0}
+
+
+def test_not_to_reach_takes_significance_among_all_comparisons() -> None:
+    measured = run({"it": [1.05, 1.09, 1.13], "other": [1.0, 1.2, 1.4]}, label="myfs")
+    other = run({"it": [1.0, 1.01, 0.99], "other": [1.0, 1.2, 1.4]})
+    document = claims([None, 1.5], "probe.it", "probe.other")
+    for claim in document["claims"]:
+        claim["comparisons"] *= 1 if claim["id"] == "probe.it" else 20
+        claim["comparisons"] = [
+            {**one, "of": {"system": "myfs"}, "to": {"system": "gfs"}, "reaches": 1.0} for one in claim["comparisons"]
+        ]
+    row = found(Run(measured.plan, {}, (*measured.records, *other.records), 0), document)["probe.it"]
+    assert row["low"] > 1.0
+    assert row["verdict"] == "inconclusive"
+    assert "not significant among all comparisons" in row["because"]
+
+
+def test_small_files_are_claimed_to_be_no_slower() -> None:
+    document = load(PROJECT / "experiments/claims.yml")
+    comparisons = next(claim for claim in document["claims"] if claim["id"] == "speed.small_files")["comparisons"]
+    deciding = [one for one in comparisons if one.get("decides", True)]
+    assert [one["workloads"] for one in deciding] == [["find"], ["small_files"]]
+    for one in deciding:
+        assert (one["metric"], one["within"], one["reaches"]) == ("wall_seconds", [None, 1.15], 1.0)
+        assert (one["of"]["system"], one["to"]["system"]) == ("myfs", "virtiofs_auto")
