@@ -32,6 +32,7 @@ LOGICAL = {
     "gfs_direct": (0.0, 1.0),
     "virtiofs_never": (1.0, 0.0),
     "gfs_pmem_dax": (1.0, 0.0),
+    "gfs_pmem_erofs": (1.0, 0.0),
     "myfs": (1.0, 0.0),
 }
 SECONDS = {
@@ -42,6 +43,7 @@ SECONDS = {
     "virtiofs_auto": 1.6,
     "virtiofs_always": 1.5,
     "gfs_pmem_dax": 0.7,
+    "gfs_pmem_erofs": 0.8,
     "myfs": 0.6,
 }
 WEIGHTS = {

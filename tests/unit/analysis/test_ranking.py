@@ -36,11 +36,11 @@ def test_every_default_system_tells_what_it_gives_up() -> None:
 def test_one_copy_and_little_moved_comes_first_and_equals_share_a_place(tmp_path: Path) -> None:
     """Emulated times decide nothing: what differs by time alone has the same rank."""
     found = places(compared(tmp_path, "tcg"))
-    one_copy_nothing_moved = {"virtiofs_never", "gfs_pmem_dax", "myfs"}
+    one_copy_nothing_moved = {"virtiofs_never", "gfs_pmem_dax", "gfs_pmem_erofs", "myfs"}
     assert {name for name, place in found.items() if place == 1} == one_copy_nothing_moved
-    assert found["gfs_direct"] == 4
-    assert found["virtiofs_auto"] == found["virtiofs_always"] == 5
-    assert found["gfs"] == 7
+    assert found["gfs_direct"] == 5
+    assert found["virtiofs_auto"] == found["virtiofs_always"] == 6
+    assert found["gfs"] == 8
     assert found["hfs"] is None
     assert "gfs_again" not in found
 
@@ -49,7 +49,8 @@ def test_with_kvm_time_breaks_a_tie(tmp_path: Path) -> None:
     found = places(compared(tmp_path, "kvm"))
     assert found["myfs"] == 1
     assert found["gfs_pmem_dax"] == 2
-    assert found["virtiofs_never"] == 3
+    assert found["gfs_pmem_erofs"] == 3
+    assert found["virtiofs_never"] == 4
 
 
 def test_figures_are_those_of_cold_trials(tmp_path: Path) -> None:
