@@ -191,6 +191,8 @@ def _times_table(run: Run, rows: Sequence[Row], comparisons: Iterable[Row]) -> T
         Column("median", "seconds", "right"),
         Column("95 % interval", "seconds", "right"),
     ]
+    has_bootstrap = any("bootstrap_low" in row for row in rows)
+    columns += [Column("bootstrap", "seconds", "right")] if has_bootstrap else []
     columns += [
         Column("boots", align="right"),
         Column(f"÷ {baseline}", "ratio", "right"),
@@ -206,6 +208,7 @@ def _times_table(run: Run, rows: Sequence[Row], comparisons: Iterable[Row]) -> T
                 row_name(run, row),
                 f"{row['wall_seconds_median']:.4g}",
                 _limits(row, "{:.4g}"),
+                *([_limits(row, "{:.4g}", "bootstrap_")] if has_bootstrap else []),
                 str(row["n"]),
             )
             + _compared(ratio)
@@ -214,7 +217,8 @@ def _times_table(run: Run, rows: Sequence[Row], comparisons: Iterable[Row]) -> T
     for key, ratio in against.items():
         if ratio["workload"] == GEOMETRIC_MEAN and _state(ratio) in states:
             name = row_name(run, {"label": key[0], "host": key[1], "guests": 1})
-            cells.append(text_row(GEOMETRIC_MEAN, name, "", "", str(ratio["n_of"])) + _compared(ratio))
+            empty = [""] * (3 if has_bootstrap else 2)
+            cells.append(text_row(GEOMETRIC_MEAN, name, *empty, str(ratio["n_of"])) + _compared(ratio))
     caption = "The same in numbers" + (f" ({TCG_REASON})" if run.accelerator == "tcg" else "")
     return Table(columns, cells, caption, folded=True)
 
@@ -266,8 +270,9 @@ def _key(row: Row) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("host", "label", "guests", "workload", "host_cache", "guest_cache"))
 
 
-def _limits(row: Row, form: str) -> str:
-    return f"[{form.format(row['low'])}, {form.format(row['high'])}]" if "low" in row else ""
+def _limits(row: Row, form: str, prefix: str = "") -> str:
+    low, high = f"{prefix}low", f"{prefix}high"
+    return f"[{form.format(row[low])}, {form.format(row[high])}]" if low in row else ""
 
 
 def _ratio(value: float | None) -> str:

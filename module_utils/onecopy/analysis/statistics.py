@@ -6,6 +6,10 @@ per-boot medians, so that many trials of one boot never pass for many boots.
 The t-interval decides. In simulation a percentile bootstrap over boots covers too little (nominal 95 %: 89 % for the
 mean and 92 to 94 % for the median with 10 boots), so from ten boots on it is given beside the t-interval as a check
 against skewed data.
+
+The limit of the t-interval is skewed noise, for a mean of few skewed boots is skewed itself. Of normal and lognormal noise
+a nominal 95 % covers 92 to 98 %; of exponential noise 87 to 92 % with a fixed number of boots, and 85 to 96 % where the
+interval decides how often to boot. All of this is simulated in the tests.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ StopReason = Literal["half_width", "cap"]
 
 CONFIDENCE = 0.95
 # Looking at the interval to decide when to stop makes it too narrow: at 95 % nominal it covered 92 %, a ratio of two systems 91 %. At this
-# level an interval covers 94 to 97 % and a ratio 93 to 97.5 %, whatever the spread and the cap (simulated in the tests).
+# level an interval covers 94 to 97 % and a ratio 93 to 97.5 % of normal and lognormal noise, whatever its spread and the cap.
 ADAPTIVE_CONFIDENCE = 0.967
 ADAPTIVE_MINIMUM_BOOTS = 5
 BOOTSTRAP_MINIMUM_BOOTS = 10

@@ -158,3 +158,20 @@ def test_an_unfinished_run_says_so_on_top(tmp_path: Path, claims: dict[str, Any]
     plan = invented.plan()
     text = rendered(invented.store(tmp_path, plan, invented.records(plan)[:-3]), claims)["report.md"]
     assert text.index("This run is not finished: 3 trials have no record yet") < text.index("## Copies of a page")
+
+
+@pytest.mark.parametrize(("repeats", "shown"), [(9, False), (10, True)])
+def test_from_ten_boots_on_the_bootstrap_stands_beside_the_interval(
+    tmp_path: Path, claims: dict[str, Any], repeats: int, shown: bool
+) -> None:
+    plan = invented.plan(systems=["gfs", "myfs"], repeats=repeats, timed=["cat", "find"], residency=[])
+    run = stored_run.load(invented.store(tmp_path, plan, invented.records(plan)))
+    found = summary.summarise(run, claims)
+    (times, *_) = report.times_sections(run, found)
+    table = next(block for block in times.blocks if block.kind == "table")
+    assert ("bootstrap" in [column.title for column in table.columns]) is shown
+    assert {len(cells) for cells in table.rows} == {len(table.columns)}
+    if shown:
+        row = next(row for row in found["timings"] if row["workload"] == "cat" and row["host_cache"] == "cold")
+        limits = f"[{row['bootstrap_low']:.4g}, {row['bootstrap_high']:.4g}]"
+        assert [cell.text for cell in table.rows[0]][:5:4] == ["cat", limits]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from ansible.module_utils.onecopy.analysis import statistics
+from ansible.module_utils.onecopy.analysis.density import fit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -36,6 +37,27 @@ def test_the_interval_covers_what_it_says(boots: int) -> None:
         assert found.high is not None
         hits += found.low <= 1.0 <= found.high
     assert 0.92 <= hits / 1000 <= 0.98
+
+
+@pytest.mark.parametrize("boots", [2, 3, 5, 10])
+def test_the_interval_of_skewed_noise_covers_less_and_how_much_is_told(boots: int) -> None:
+    generator = np.random.default_rng(boots)
+    hits = 0
+    for medians in generator.exponential(1.0, (2000, boots)):
+        found = statistics.estimate(sample([[value] for value in medians.tolist()]))
+        assert found.test is not None
+        low, high = found.test.interval()
+        hits += low <= 1.0 <= high
+    assert 0.86 <= hits / 2000 <= 0.93
+
+
+@pytest.mark.parametrize("cap", [6, 10, 20, 40])
+@pytest.mark.parametrize("spread", [0.05, 0.1, 0.2, 0.4])
+def test_skewed_noise_and_looking_at_the_interval_cover_less_and_how_much_is_told(spread: float, cap: int) -> None:
+    generator = np.random.default_rng(cap)
+    stopped = stop_all(1 + spread * (generator.exponential(1.0, (SIMULATIONS, cap)) - 1), 0.05)
+    reach = stats.t.ppf((1 + statistics.ADAPTIVE_CONFIDENCE) / 2, stopped.boots - 1) * stopped.error
+    assert 0.845 <= float((np.abs(stopped.mean - 1) <= reach).mean()) <= 0.965
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
@@ -103,16 +125,34 @@ def stop_all(medians: np.ndarray, half_width: float, *, logs: bool = False) -> S
     return found
 
 
-def test_a_ratio_covers_what_it_says() -> None:
-    generator = np.random.default_rng(7)
+@pytest.mark.parametrize("boots", [2, 3, 5, 10])
+@pytest.mark.parametrize("other_spread", [0.01, 0.05])
+def test_a_ratio_covers_what_it_says(boots: int, other_spread: float) -> None:
+    generator = np.random.default_rng(boots)
     hits = 0
-    for _ in range(1000):
-        of, to = (sample(np.exp(generator.normal(0, 0.05, (4, 2))).tolist()) for _ in range(2))
+    for _ in range(1500):
+        of, to = (sample(np.exp(generator.normal(0, spread, (boots, 2))).tolist()) for spread in (0.05, other_spread))
         found = statistics.geometric_mean_ratio({"cat": of}, {"cat": to})
         assert found.low is not None
         assert found.high is not None
         hits += found.low <= 1.0 <= found.high
-    assert 0.92 <= hits / 1000 <= 0.98
+    assert 0.92 <= hits / 1500 <= 0.985
+
+
+@pytest.mark.parametrize("guests", [(1, 2, 4), (1, 2, 4, 8), (1, 2, 4, 8) * 3])
+@pytest.mark.parametrize(("grows", "least", "most"), [(False, 0.935, 0.965), (True, 0.80, 0.94)])
+def test_a_slope_covers_what_it_says_and_less_where_noise_grows_with_the_guests(
+    guests: tuple[int, ...], grows: bool, least: float, most: float
+) -> None:
+    generator = np.random.default_rng(len(guests))
+    spread = 0.05 * np.array(guests if grows else [1.0] * len(guests))
+    hits = 0
+    for noise in generator.normal(0, spread, (2000, len(guests))):
+        _, _, test = fit([[number, 1 + 0.9 * number + luck] for number, luck in zip(guests, noise, strict=True)])
+        assert test is not None
+        low, high = test.interval()
+        hits += low <= 0.9 <= high
+    assert least <= hits / 2000 <= most
 
 
 @given(BOOTS)
