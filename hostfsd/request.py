@@ -74,6 +74,8 @@ class Request:
         """Answer with `size` bytes that are in place already."""
         total = fuse.OUT_HEADER.size + size
         header = fuse.OUT_HEADER.pack(total, 0, self.unique)
+        if sum(map(len, self.space)) < len(header):
+            return 0
         position = 0
         for view in self.space:
             part = header[position : position + len(view)]
