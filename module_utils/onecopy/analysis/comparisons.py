@@ -25,6 +25,7 @@ _SIGNIFICANCE = 0.05
 # A pair that cannot tell three thresholds (in logs) apart would have come out as the same system whatever happened.
 _POWER_THRESHOLDS = 3
 _NAMED_PROBES = 3
+_NO_MATTER_HOW_MUCH = 1000
 
 # host, label, host_cache, guest_cache → workload → sample
 States = Mapping[tuple[str, str, str, str], Mapping[str, statistics.Sample]]
@@ -207,13 +208,15 @@ def _in_words(power: Sequence[Mapping[str, Any]]) -> str:
     """Probes have many figures: beyond a few only their range is told."""
     probes = sorted((row for row in power if row["metric"].startswith("probe.")), key=lambda row: row["tells_apart"])
     named = [row for row in power if row not in probes or len(probes) <= _NAMED_PROBES]
-    words = [
-        f"{metric(row['metric']).title} by a factor of {row['tells_apart']:.3g}{_lacks_power([row])}" for row in named
-    ]
+    words = [f"{metric(row['metric']).title} by a factor of {_factor(row)}{_lacks_power([row])}" for row in named]
     if len(probes) > _NAMED_PROBES:
-        least, most = (f"{row['tells_apart']:.3g}" for row in (probes[0], probes[-1]))
+        least, most = _factor(probes[0]), _factor(probes[-1])
         words.append(f"{len(probes)} figures of probes by factors of {least} to {most}{_lacks_power(probes)}")
     return f"the least that it could have told apart (median of the comparisons): {', '.join(words)}"
+
+
+def _factor(row: Mapping[str, Any]) -> str:
+    return f"{row['tells_apart']:.3g}" if row["tells_apart"] < _NO_MATTER_HOW_MUCH else f"over {_NO_MATTER_HOW_MUCH}"
 
 
 def _lacks_power(rows: Sequence[Mapping[str, Any]]) -> str:
