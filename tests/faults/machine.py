@@ -82,7 +82,8 @@ def _is_of_sshd(process: Process, family: dict[int, Process]) -> bool:
 
 
 _IS: dict[str, Callable[[Process, dict[int, Process]], bool]] = {
-    "QEMU": lambda process, family: process.program.startswith("qemu-system-"),
+    # One with a guest: a run also asks QEMU for its version.
+    "QEMU": lambda process, family: process.program.startswith("qemu-system-") and "-name" in process.words,
     "virtiofsd": lambda process, family: process.program == "virtiofsd",
     "hostfsd": lambda process, family: any(word.endswith("/hostfsd.pyz") for word in process.words),
     "sshd": lambda process, family: process.program.startswith("sshd"),
