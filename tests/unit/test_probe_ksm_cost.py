@@ -70,7 +70,7 @@ class Machine:
         yield self
 
 
-def probe(machine: Machine, monkeypatch: pytest.MonkeyPatch, memory: str = "merge=on") -> Probed:
+def probe(machine: Machine, monkeypatch: pytest.MonkeyPatch, memory: str = "merge=on", **parameters: Any) -> Probed:
     def sleep(seconds: float) -> None:
         machine.now += seconds
 
@@ -84,7 +84,7 @@ def probe(machine: Machine, monkeypatch: pytest.MonkeyPatch, memory: str = "merg
     scene = SimpleNamespace(
         boot=boots[0],
         boots=boots,
-        parameters=PARAMETERS,
+        parameters=PARAMETERS | parameters,
         read=machine.read,
         run=machine.run,
         context=SimpleNamespace(
@@ -92,6 +92,26 @@ def probe(machine: Machine, monkeypatch: pytest.MonkeyPatch, memory: str = "merg
         ),
     )
     return ksm_cost.run(cast(Scene, scene))
+
+
+@pytest.mark.parametrize(("scan_seconds", "ratios", "seconds"), [(200.0, [0, 0, 0, 0], 120), (10.0, [0, 0, 1, 1], 10)])
+def test_all_lives_are_seen_in_one_observation_that_ends_when_all_is_merged(
+    monkeypatch: pytest.MonkeyPatch, scan_seconds: float, ratios: list[int], seconds: float
+) -> None:
+    machine = Machine(guests=2, scan_seconds=scan_seconds)
+    found = probe(machine, monkeypatch, lives=[120, 1, 30, 5])
+    lives = (1, 5, 30, 120)
+    assert [found.metrics[f"merged_after_{life}s_ratio"] for life in lives] == ratios
+    assert found.series["merged_by_life_ratio"] == [list(point) for point in zip(lives, ratios, strict=True)]
+    whole_set = found.series["saved_bytes"][-1][0]
+    assert machine.now == whole_set + seconds
+
+
+def test_without_lives_no_file_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(guests=2)
+    found = probe(machine, monkeypatch, lives=[])
+    assert "merged_by_life_ratio" not in found.series
+    assert machine.scrubbed == 2
 
 
 @pytest.mark.parametrize("guests", [1, 2])
@@ -110,7 +130,7 @@ def test_every_place_is_merged_and_short_lives_are_missed(guests: int, monkeypat
     assert found.metrics["merged_after_30s_ratio"] == 1.0
     assert found.series["merged_by_life_ratio"] == [[1.0, 0.0], [30.0, 1.0]]
     assert found.series["saved_bytes"][0] == [4.0, 0]
-    assert machine.scrubbed == 3 * guests, "freed pages are overwritten before each part"
+    assert machine.scrubbed == 2 * guests, "freed pages are overwritten before each part"
 
 
 def test_the_tested_setting_is_the_last_one_before_the_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +140,7 @@ def test_the_tested_setting_is_the_last_one_before_the_read(monkeypatch: pytest.
     assert first == {
         "use_zero_pages": 1, "advisor_mode": "none", "smart_scan": 1, "max_page_sharing": 256, "pages_to_scan": 100, "sleep_millisecs": 20,
     }  # fmt: skip
-    assert others == 3 * [merging.FAST, {"pages_to_scan": 100, "sleep_millisecs": 20}]
+    assert others == 2 * [merging.FAST, {"pages_to_scan": 100, "sleep_millisecs": 20}]
 
 
 def test_a_plateau_that_was_not_reached_is_absent_and_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from .. import ksm
 from ..ksm_run import Scanner, scanning
 from ..paths import MACHINE
-from .merging import COMMON, drop, is_mergeable, settings_note, start_afresh, why_not_mergeable
+from .merging import COMMON, is_mergeable, settings_note, start_afresh, why_not_mergeable
 from .scene import Probe, Probed, ProbeError, Scene
+
+_STEP_SECONDS: Final = 0.25
+_ALL: Final = 0.99  # a few other pages of the guests come and go meanwhile
 
 
 def run(scene: Scene) -> Probed:
     """Merge the data set at the setting of the parameters, then pages of known life; each time from an unmerged start.
 
     Every page lies in as many places as there are guests; one guest alone reads both trees. ``merged_ratio`` = places of read pages that
-    were merged ÷ places; ``merged_after_Ns_ratio`` the same for pages that are dropped N seconds after they were read. What merges before
-    the read is baseline and not counted. Raises ProbeError, KsmAbsentError, KnobError.
+    were merged ÷ places; ``merged_after_Ns_ratio`` the same for pages that live N seconds from being read. What merges before the read is
+    baseline and not counted. Raises ProbeError, KsmAbsentError, KnobError.
     """
     if not is_mergeable(scene):
         raise ProbeError("this guest's memory cannot be merged: give the system options: {memory: private_merge}")
@@ -26,12 +29,11 @@ def run(scene: Scene) -> Probed:
     tested = {"pages_to_scan": parameters["pages_to_scan"], "sleep_millisecs": parameters["sleep_millisecs"]}
     with scanning({**COMMON, **tested, "smart_scan": int(parameters["smart_scan"])}, MACHINE / "knobs") as scanner:
         metrics, series = _whole_set(scene, scanner, tested)
-        lives = []
-        for life in parameters["lives"]:
-            age, ratio = _short_life(scene, scanner, tested, float(life))
-            lives.append([age, ratio])
-            metrics[f"merged_after_{life}s_ratio"] = ratio
-        series["merged_by_life_ratio"] = lives
+        if parameters["lives"]:
+            lives = sorted(parameters["lives"])
+            series["merged_by_life_ratio"] = _by_life(scene, scanner, tested, lives)
+            for life, (_, ratio) in zip(lives, series["merged_by_life_ratio"], strict=True):
+                metrics[f"merged_after_{life}s_ratio"] = ratio
         settings = settings_note(scanner)
     notes = "" if "plateau_seconds" in metrics else f"no plateau within {parameters['limit_seconds']:g} s; "
     return Probed(metrics, series, notes + settings)
@@ -71,8 +73,11 @@ def _whole_set(
     return metrics, {"saved_bytes": curve}
 
 
-def _short_life(scene: Scene, scanner: Scanner, tested: Mapping[str, Any], life: float) -> tuple[float, float]:
-    """Mean age of a large file's pages when they were dropped (they are read one after another), and the share of them that was merged."""
+def _by_life(scene: Scene, scanner: Scanner, tested: Mapping[str, Any], lives: Sequence[float]) -> list[list[float]]:
+    """For every life: the mean age of one large file's pages then (they are read one after another), and the share of them that was merged.
+
+    One observation tells all: what is dropped at an age was merged by then, or never. It ends early when nothing is left to be merged.
+    """
     name = scene.context.dataset.large_file()
     pages = next(-(-size // ksm.PAGE_SIZE) for path, size in scene.context.dataset.files["a/large"] if path == name)
     _afresh(scene, scanner, tested)
@@ -80,10 +85,17 @@ def _short_life(scene: Scene, scanner: Scanner, tested: Mapping[str, Any], life:
     started = time.monotonic()
     _read(scene, name.partition("/")[2])
     read_at = time.monotonic()
-    time.sleep(life)
-    last = scanner.sample()
-    drop(scene)
-    return last.seconds - (started + read_at) / 2, _merged_places(baseline, last) / (_places(scene) * pages)
+
+    found = []
+    for life in lives:
+        while True:
+            ratio = _merged_places(baseline, scanner.sample()) / (_places(scene) * pages)
+            left = read_at + life - time.monotonic()
+            if left <= 0 or ratio >= _ALL:
+                break
+            time.sleep(min(_STEP_SECONDS, left))
+        found.append([life + (read_at - started) / 2, ratio])
+    return found
 
 
 def _afresh(scene: Scene, scanner: Scanner, tested: Mapping[str, Any]) -> None:
@@ -114,5 +126,5 @@ PROBE: Final = Probe(
     {"pages_to_scan": 100, "sleep_millisecs": 20, "smart_scan": True, "lives": [1, 5, 30], "limit_seconds": 120.0},
     why_not_mergeable,
     twin_below_guests=2,
-    seconds=150.0,
+    seconds=95.0,
 )
