@@ -64,7 +64,8 @@ def snapshot(free_mib: int, guests: int) -> dict[str, Any]:
         "process_bytes": 0,
         "kernel_bytes": 0,
     }
-    return {"host": host, "ksm": {}, "guests": [dict(guest) for _ in range(guests)], "daemons": []}
+    nobody = {"others": {"processes": 0, "anonymous_bytes": 0, "shared_bytes": 0}, "visible_bytes": 0}
+    return {"host": host, "ksm": {}, "guests": [dict(guest) for _ in range(guests)], "daemons": []} | nobody
 
 
 @pytest.fixture
