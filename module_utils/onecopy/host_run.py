@@ -18,9 +18,6 @@ from .systems import SYSTEMS
 
 # Records of the longest plan, and what a boot keeps below the state directory.
 NEEDED_MIB: Final = 64
-# KSM takes CPU time and merges what is counted. A probe about it switches it on for itself. Huge pages are the kernel's defaults everywhere: in a
-# guest's shared memory they would back 2 MiB where a page was touched.
-_QUIET: Final = {"ksm_run": 0, "thp_enabled": "madvise", "thp_shmem_enabled": "never"}
 _MIB: Final = 1 << 20
 
 
@@ -86,7 +83,7 @@ def work(
     directory = paths.run(run_id)
     try:
         plan = json.loads((directory / "plan.json").read_text(encoding="utf-8"))
-        # Again: a probe that switched KSM on gave the host its own setting back.
+        # Again: a probe that was killed left KSM as it had set it.
         _set(plan, paths, machine, root)
         done = slices.run_slice(plan, run_id, host, paths, seconds=seconds, leave_out=frozenset(leave_out))
     except (OSError, ValueError, slices.SliceError) as error:
@@ -112,7 +109,7 @@ def finish(run_id: str, paths: HostPaths) -> None:
 def _set(plan: Mapping[str, Any], paths: HostPaths, machine: Path, root: Path) -> dict[str, str]:
     """Switch off what would disturb and set what the plan asks for; the run's unit brings it back. Returns what was changed, as it was before."""
     try:
-        outcome = host_settings.apply(_QUIET | plan.get("settings", {}), machine / "knobs", paths.store, root)
+        outcome = host_settings.apply(host_settings.of_run(plan), machine / "knobs", paths.store, root)
     except knobs.KnobError as error:
         raise HostRunError(str(error)) from error
     return {name: " ".join(dict.fromkeys(outcome.before[name].values())) for name in outcome.changed}

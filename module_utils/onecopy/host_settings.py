@@ -13,6 +13,9 @@ from .knobs import KnobError
 
 _KSM: Final = "sys/kernel/mm/ksm"
 _THP: Final = "sys/kernel/mm/transparent_hugepage"
+# KSM takes CPU time and merges what is counted. A probe about it switches it on for itself. Huge pages are the kernel's defaults everywhere: in a
+# guest's shared memory they would back 2 MiB where a page was touched.
+_QUIET: Final = {"ksm_run": 0, "thp_enabled": "madvise", "thp_shmem_enabled": "never"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,11 @@ class Outcome:
     changed: list[str] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
     before: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+def of_run(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """What holds while a run of ``plan`` lasts: all is off that would disturb, and what its experiment asks for."""
+    return {**_QUIET, **plan.get("settings", {})}
 
 
 def check(wanted: Mapping[str, Any], store: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""Switch KSM on for a while, with given settings, and see it merge. Whatever happens, the host's own settings come back, unmerged."""
+"""Switch KSM on for a while, with given settings, and see it merge. Whatever happens, nothing stays merged, and the run's settings come back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from . import host_settings, knobs, ksm
 
 _PREFIX: Final = "ksm_"
 _STEP_SECONDS: Final = 0.25
-_SWITCH: Final = "ksm_run"
 
 
 class Scanner:
@@ -54,25 +53,28 @@ class Scanner:
 
 
 @contextmanager
-def scanning(settings: Mapping[str, Any], remembered: Path, root: Path = Path("/")) -> Iterator[Scanner]:
-    """KSM runs with ``settings`` from nothing merged; afterwards it is unmerged and set as the host had it before the run, but for its switch,
-    which stays off where it was.
+def scanning(
+    settings: Mapping[str, Any], remembered: Path, of_run: Mapping[str, Any], root: Path = Path("/")
+) -> Iterator[Scanner]:
+    """KSM runs with ``settings`` from nothing merged; afterwards all is unmerged, and set as the host had it but for what the run sets.
+
+    ``of_run``: the run's settings (``host_settings.of_run()``), which hold until it ends; those that are not KSM's are let be.
 
     Raises ksm.KsmAbsentError, knobs.KnobError.
     """
     ksm.sample(0, root / ksm.DIRECTORY.relative_to("/"))
     scanner = Scanner(remembered, root)
-    was_off = host_settings.current(root=root)[_SWITCH] == "0"
     try:
         scanner.set(run=2)
         scanner.set(**settings)
         scanner.set(run=1)
         yield scanner
     finally:
+        scanner.set(run=2)
         # The host's own, not those of before this call: a killed one left its own there.
-        names = [name for name in host_settings.SETTINGS if name.startswith(_PREFIX)]
+        names = [name for name in host_settings.SETTINGS if name.startswith(_PREFIX) and name not in of_run]
         files = {path for name in names for path, _ in host_settings.files(name, root=root)}
         knobs.restore(remembered, only=files)
-        if was_off:
-            # Off for the length of a run; a host that had it on gets it back when the run ends.
-            host_settings.apply({_SWITCH: 0}, remembered, root=root)
+        # A host that had KSM on gets that back when the run ends: the rest of the run would be merged.
+        ours = {name: value for name, value in of_run.items() if name.startswith(_PREFIX)}
+        host_settings.apply(ours, remembered, root=root)

@@ -9,9 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ansible.module_utils.onecopy import knobs, ksm, ksm_run
+from ansible.module_utils.onecopy import host_settings, knobs, ksm, ksm_run
 
 OWN = {"run": "0", "pages_to_scan": "100", "sleep_millisecs": "20", "smart_scan": "1", "use_zero_pages": "0"}
+RUN = {"ksm_run": 0, "swappiness": 10}
 COUNTERS = ("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile", "full_scans")
 
 
@@ -30,11 +31,12 @@ def values(root: Path) -> dict[str, str]:
 
 
 def test_the_settings_hold_inside_and_the_hosts_own_come_back(root: Path, tmp_path: Path) -> None:
-    with ksm_run.scanning({"pages_to_scan": 500, "use_zero_pages": 1}, tmp_path / "knobs", root) as scanner:
+    with ksm_run.scanning({"pages_to_scan": 500, "use_zero_pages": 1}, tmp_path / "knobs", RUN, root) as scanner:
         assert values(root) == OWN | {"run": "1", "pages_to_scan": "500", "use_zero_pages": "1"}
         scanner.set(sleep_millisecs=5)
         assert scanner.settings()["ksm_sleep_millisecs"] == "5"
     assert values(root) == OWN
+    assert knobs.restore(tmp_path / "knobs") == [], "all that is remembered is the switch, which the host had off"
     assert not list((tmp_path / "knobs").iterdir())
 
 
@@ -47,7 +49,7 @@ def test_what_broke_inside_restores_and_unmerges(root: Path, tmp_path: Path, mon
         write(knob, value)
 
     monkeypatch.setattr(knobs, "_write", spy)
-    with pytest.raises(RuntimeError), ksm_run.scanning({"pages_to_scan": 500}, tmp_path / "knobs", root):
+    with pytest.raises(RuntimeError), ksm_run.scanning({"pages_to_scan": 500}, tmp_path / "knobs", RUN, root):
         raise RuntimeError
     assert values(root) == OWN
     assert written == [
@@ -57,10 +59,10 @@ def test_what_broke_inside_restores_and_unmerges(root: Path, tmp_path: Path, mon
 
 
 def test_after_a_kill_the_next_one_brings_the_hosts_own_back(root: Path, tmp_path: Path) -> None:
-    killed = ksm_run.scanning({"pages_to_scan": 500}, tmp_path / "knobs", root)
+    killed = ksm_run.scanning({"pages_to_scan": 500}, tmp_path / "knobs", RUN, root)
     killed.__enter__()  # and never left
     assert values(root)["run"] == "1"
-    with ksm_run.scanning({"pages_to_scan": 900}, tmp_path / "knobs", root):
+    with ksm_run.scanning({"pages_to_scan": 900}, tmp_path / "knobs", RUN, root):
         pass
     assert values(root) == OWN
 
@@ -70,7 +72,7 @@ def test_after_a_kill_the_runs_unit_unmerges_and_brings_the_hosts_own_back(
 ) -> None:
     child = os.fork()
     if child == 0:
-        with ksm_run.scanning({"pages_to_scan": 500, "smart_scan": 0}, tmp_path / "knobs", root):
+        with ksm_run.scanning({"pages_to_scan": 500, "smart_scan": 0}, tmp_path / "knobs", RUN, root):
             os.kill(os.getpid(), signal.SIGKILL)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert values(root) == OWN | {"run": "1", "pages_to_scan": "500", "smart_scan": "0"}
@@ -86,15 +88,23 @@ def test_after_a_kill_the_runs_unit_unmerges_and_brings_the_hosts_own_back(
     assert values(root) == OWN
 
 
-def test_a_host_that_had_it_on_gets_it_back_at_the_end_of_the_run_and_not_before(root: Path, tmp_path: Path) -> None:
-    switch = root / "sys/kernel/mm/ksm/run"
-    switch.write_text("1\n")
-    knobs.set_knob(tmp_path / "knobs", switch, "0")  # as every run does
-    with ksm_run.scanning({"pages_to_scan": 500}, tmp_path / "knobs", root):
-        assert values(root)["run"] == "1"
-    assert values(root) == OWN
+def test_the_runs_settings_hold_again_afterwards_and_the_hosts_own_when_it_ends(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "sys/kernel/mm/ksm/run").write_text("1\n")
+    host = values(root)
+    run = RUN | {"ksm_pages_to_scan": 300}
+    host_settings.apply(run, tmp_path / "knobs", root=root)
+    written = []
+    write = knobs._write
+    monkeypatch.setattr(knobs, "_write", lambda knob, value: (written.append((knob.name, value)), write(knob, value)))
+    with ksm_run.scanning({"pages_to_scan": 500, "sleep_millisecs": 5}, tmp_path / "knobs", run, root):
+        assert values(root) == host | {"pages_to_scan": "500", "sleep_millisecs": "5"}
+        written.clear()
+    assert values(root) == host | {"run": "0", "pages_to_scan": "300"}
+    assert ("run", "1") not in written, "not for a moment"
     knobs.restore(tmp_path / "knobs")
-    assert values(root) == OWN | {"run": "1"}
+    assert values(root) == host
 
 
 def test_what_cannot_be_set_while_pages_are_merged_comes_back_on_a_host_that_merges(
@@ -111,16 +121,24 @@ def test_what_cannot_be_set_while_pages_are_merged_comes_back_on_a_host_that_mer
         write(knob, value)
 
     monkeypatch.setattr(knobs, "_write", busy)
-    with ksm_run.scanning({"max_page_sharing": 512}, tmp_path / "knobs", root):
+    for is_killed in (False, True):
+        host_settings.apply(RUN, tmp_path / "knobs", root=root)
+        scan = ksm_run.scanning({"max_page_sharing": 512}, tmp_path / "knobs", RUN, root)
+        scan.__enter__()
         assert (directory / "max_page_sharing").read_text() == "512"
-    assert ((directory / "max_page_sharing").read_text(), values(root)["run"]) == ("256", "1")
+        if not is_killed:
+            scan.__exit__(None, None, None)
+            assert ((directory / "max_page_sharing").read_text(), values(root)["run"]) == ("256", "0")
+        # What ExecStopPost of the run's unit does.
+        knobs.restore(tmp_path / "knobs")
+        assert ((directory / "max_page_sharing").read_text(), values(root)["run"]) == ("256", "1")
 
 
 def test_other_settings_of_the_run_stay(root: Path, tmp_path: Path) -> None:
     other = tmp_path / "swappiness"
     other.write_text("60\n")
     knobs.set_knob(tmp_path / "knobs", other, "0")
-    with ksm_run.scanning({}, tmp_path / "knobs", root):
+    with ksm_run.scanning({}, tmp_path / "knobs", RUN, root):
         pass
     assert other.read_text() == "0"
     assert knobs.restore(tmp_path / "knobs") == [str(other)]
@@ -129,7 +147,7 @@ def test_other_settings_of_the_run_stay(root: Path, tmp_path: Path) -> None:
 def test_a_kernel_without_ksm_is_left_alone(tmp_path: Path) -> None:
     with (
         pytest.raises(ksm.KsmAbsentError),
-        ksm_run.scanning({}, tmp_path / "knobs", tmp_path),
+        ksm_run.scanning({}, tmp_path / "knobs", RUN, tmp_path),
     ):
         pass
     assert not (tmp_path / "knobs").exists()

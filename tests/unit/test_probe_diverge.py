@@ -166,7 +166,7 @@ def test_an_unknown_pattern_is_refused(disk_path: Path, monkeypatch: pytest.Monk
 
 def test_what_merging_finds_again(disk_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
-    def scanning(settings: object, remembered: Path) -> Iterator[None]:
+    def scanning(scene: Scene, settings: object) -> Iterator[None]:
         yield
 
     monkeypatch.setattr(diverge, "scanning", scanning)

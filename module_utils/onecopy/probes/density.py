@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from .. import dataset_frames, io_path, ksm, ledger, state, storage_ledger
-from ..ksm_run import scanning
-from ..paths import MACHINE
 from ..runner_client import RunnerLost
 from ..testbed import Boot
 from ..workloads import WORKLOADS
-from .merging import COMMON, FAST, settings_note, settle
+from .merging import FAST, scanning, settings_note, settle
 from .scene import Probe, Probed, Scene
 
 _CALL_SECONDS: Final = 60.0
@@ -189,7 +187,7 @@ def _allocated(path: Path) -> int:
 
 def _merged(scene: Scene, held_bytes: float) -> tuple[dict[str, float], str]:
     """Copies and memory at KSM's plateau, at its fastest setting, with KSM's settings; the cost of slower ones is ksm_cost's question."""
-    with scanning({**COMMON, **FAST}, MACHINE / "knobs") as scanner:
+    with scanning(scene, FAST) as scanner:
         baseline = scanner.sample()
         reached = settle(scanner)
         after = _snapshot(scene)

@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from .. import cachestat
-from ..ksm_run import scanning
 from ..pageout import mapped_ranges
-from ..paths import MACHINE
 from ..systems import System
 from ..testbed import Boot
-from .merging import COMMON, FAST, settings_note, settle
+from .merging import FAST, scanning, settings_note, settle
 from .scene import Probe, Probed, ProbeError, Scene
 
 _CALL_SECONDS: Final = 60.0
@@ -153,7 +151,7 @@ def _merged_back(scene: Scene) -> tuple[Mapping[str, float], str]:
     own = sum(_own(boot) for boot in scene.boots)
     spare = own * (len(scene.boots) - 1) / len(scene.boots)
     began = time.monotonic()
-    with scanning({**COMMON, **FAST}, MACHINE / "knobs") as scanner:
+    with scanning(scene, FAST) as scanner:
         saved = settle(scanner).pages_sharing * _PAGE
         settings = settings_note(scanner)
     seconds = time.monotonic() - began

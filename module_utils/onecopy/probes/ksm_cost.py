@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from .. import ksm
-from ..ksm_run import Scanner, scanning
-from ..paths import MACHINE
-from .merging import COMMON, is_mergeable, settings_note, start_afresh, why_not_mergeable
+from ..ksm_run import Scanner
+from .merging import is_mergeable, scanning, settings_note, start_afresh, why_not_mergeable
 from .scene import Probe, Probed, ProbeError, Scene
 
 _STEP_SECONDS: Final = 0.25
@@ -27,7 +26,7 @@ def run(scene: Scene) -> Probed:
         raise ProbeError("this guest's memory cannot be merged: give the system options: {memory: private_merge}")
     parameters = scene.parameters
     tested = {"pages_to_scan": parameters["pages_to_scan"], "sleep_millisecs": parameters["sleep_millisecs"]}
-    with scanning({**COMMON, **tested, "smart_scan": int(parameters["smart_scan"])}, MACHINE / "knobs") as scanner:
+    with scanning(scene, {**tested, "smart_scan": int(parameters["smart_scan"])}) as scanner:
         metrics, series = _whole_set(scene, scanner, tested)
         if parameters["lives"]:
             lives = sorted(parameters["lives"])

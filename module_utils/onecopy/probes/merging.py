@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
-from .. import ksm
-from ..ksm_run import Scanner, scanning
+from .. import host_settings, ksm, ksm_run
+from ..ksm_run import Scanner
 from ..paths import MACHINE
 from ..systems import System
 from .scene import ProbeError, Scene
@@ -18,7 +18,7 @@ _CALL_SECONDS: Final = 60.0
 FAST: Final = {"pages_to_scan": 20000, "sleep_millisecs": 10}
 _FAST_SECONDS: Final = 60.0
 # Zero pages are counted apart, nothing but the settings that a probe gives steers the scanner, and the kernel's own defaults hold for the rest.
-COMMON: Final = {"use_zero_pages": 1, "advisor_mode": "none", "smart_scan": 1, "max_page_sharing": 256}
+_COMMON: Final = {"use_zero_pages": 1, "advisor_mode": "none", "smart_scan": 1, "max_page_sharing": 256}
 # Left free while a guest's free memory is overwritten: less, and the kernel would begin to reclaim.
 _SPARE_MIB: Final = 32
 
@@ -79,11 +79,19 @@ def settle(scanner: Scanner) -> ksm.Sample:
 
 
 @contextmanager
+def scanning(scene: Scene, settings: Mapping[str, Any]) -> Iterator[Scanner]:
+    """KSM from nothing merged, with ``settings`` over the common ones; the run's hold again afterwards. Raises KsmAbsentError, KnobError."""
+    of_run = host_settings.of_run(scene.context.plan)
+    with ksm_run.scanning({**_COMMON, **settings}, MACHINE / "knobs", of_run) as scanner:
+        yield scanner
+
+
+@contextmanager
 def fast_scanner(scene: Scene) -> Iterator[Scanner | None]:
     """KSM at its fastest, started afresh, where the guests' memory can be merged; None where it cannot."""
     if not is_mergeable(scene):
         yield None
         return
-    with scanning({**COMMON, **FAST}, MACHINE / "knobs") as scanner:
+    with scanning(scene, FAST) as scanner:
         start_afresh(scene, scanner)
         yield scanner
