@@ -31,7 +31,7 @@ options:
   pinned_packages:
     description:
       - Packages with versions that the root must have, as another machine's manifest lists them; empty pins none.
-      - Where the archive has others by now, this fails and says which.
+      - Where the archive has others by now, this fails and says which. An archive of snapshots as O(mirror) still has them.
     type: list
     elements: str
     default: []
@@ -102,7 +102,8 @@ def main() -> None:
     unlike = guest_root.find_unlike(manifest.get("packages", []), pinned) if pinned and manifest else None
     if unlike:
         module.fail_json(
-            msg=f"{guest / 'root.img'}: {unlike}; without guest_image_pinned_packages the guest is another one"
+            msg=f"{guest / 'root.img'}: {unlike}; set guest_image_mirror to an archive that keeps old versions (a snapshot of the day when these "
+            "were current); without guest_image_pinned_packages the guest is another one"
         )
     module.exit_json(changed=bool(rebuilt), rebuilt=rebuilt, manifest=manifest)
 

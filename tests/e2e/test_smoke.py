@@ -183,6 +183,20 @@ def test_the_report_opens_offline(smoke: Run) -> None:
     assert not re.search(r"""(src|href)=["']https?:""", page)
 
 
+def test_it_is_handed_on_and_rebuilt_from_its_records(smoke: Run, tmp_path: Path) -> None:
+    """Of a working copy with changes too: CI has none, who develops has."""
+    made = onecopy(
+        *("handoff", str(smoke["directory"])),
+        *("-e", f"handoff_destination={tmp_path}", "-e", "handoff_dirty_allowed=true"),
+    )
+    assert made.returncode == 0, made.stdout + made.stderr
+    (packed,) = tmp_path.glob("*.tar")
+    verified = onecopy("verify", str(packed))
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    for name in ("summary.json", "report.html", "report.md"):
+        assert f"{name}: true" in verified.stdout
+
+
 def test_nothing_is_left_running(smoke: Run) -> None:
     state = str(PROJECT / ".onecopy")
     for entry in Path("/proc").glob("[0-9]*/cmdline"):

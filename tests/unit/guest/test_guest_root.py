@@ -164,6 +164,7 @@ def test_other_packages_than_the_pinned_ones_are_named(
     failed = run_module("guest_root", pinned_packages=["a 1", "b 2"], **arguments)
     assert "1 of 2 packages cannot be had as wanted: b 3 instead of b 2" in failed["msg"]
     assert "guest_image_pinned_packages" in failed["msg"]
+    assert "set guest_image_mirror to an archive that keeps old versions" in failed["msg"]
 
 
 def test_the_module_foretells_a_build(run_module: Run, tmp_path: Path) -> None:
