@@ -87,6 +87,9 @@ class Guest:
         self.files |= set(files)
         with open(self.plan.own_image, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, max(1, round(float(share) * PAGES) * self.cluster))
+            file.write(
+                bytes(round(float(share) * PAGES) * PAGE)
+            )  # the host caches what was written, not the rest of the cluster
 
 
 def probe(
@@ -128,6 +131,13 @@ def test_what_becomes_a_guests_own_is_held_against_what_it_wrote(
     assert "merged_back_bytes" not in metrics
     assert found.notes.startswith("KSM gets nothing back")
     assert found.series["own_by_overwritten_bytes"][-1] == [100 * PAGE, 100 * 16 * PAGE]
+    for percent, pages in ((0, 0), (1, 2), (50, 100)):
+        assert metrics[f"host_cached_own_after_{percent}pc_bytes"] == pages * PAGE, "of each guest, after each step"
+    assert found.series["host_cached_own_by_overwritten_bytes"] == [
+        [0, 0],
+        [2 * PAGE, 2 * PAGE],
+        [100 * PAGE, 100 * PAGE],
+    ]
     for guest in guests:
         assert guest.files == {"/data/a/large/0"}
         assert guest.shares == ["0.01", "0.5"]

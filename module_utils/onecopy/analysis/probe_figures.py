@@ -34,6 +34,13 @@ _CURVES: Final = {
     ("diverge", "own_by_overwritten_bytes"): _Curve(
         "What a guest has for itself alone, by what it overwrote", "MiB overwritten", "MiB", _MIB, x_divisor=_MIB
     ),
+    ("diverge", "host_cached_own_by_overwritten_bytes"): _Curve(
+        "What the host caches of a guest's own image, by what it overwrote",
+        "MiB overwritten",
+        "MiB",
+        _MIB,
+        x_divisor=_MIB,
+    ),
     ("file_sizes", "first_instructions"): _Curve(
         "Guest instructions for the first read of a file, by its size", "KiB", "instructions", x_divisor=1024
     ),

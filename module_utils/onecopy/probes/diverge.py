@@ -45,9 +45,10 @@ for name in names:
 def run(scene: Scene) -> Probed:
     """Overwrite growing shares of the large files' blocks in every guest.
 
-    After N per cent: ``own_after_Npc_bytes`` that a guest has for itself alone (mean), in memory or on the disk, and
-    ``own_per_overwritten_Npc_ratio``, its growth ÷ bytes overwritten. ``own_at_start_ratio``: what it had before ÷ the data;
-    ``storage_bytes``: growth of what is allocated, all guests.
+    After N per cent: ``own_after_Npc_bytes`` that a guest has for itself alone (mean), in memory or on the disk,
+    ``own_per_overwritten_Npc_ratio``, its growth ÷ bytes overwritten, and ``host_cached_own_after_Npc_bytes`` (mean), what the host's page
+    cache holds of the guest's own image. ``own_at_start_ratio``: what it had before ÷ the data; ``storage_bytes``: growth of what is
+    allocated, all guests.
     Raises ProbeError, RunnerError, OSError.
     """
     pattern = str(scene.parameters["pattern"])
@@ -61,25 +62,29 @@ def run(scene: Scene) -> Probed:
         if scene.system.own_image != "copy" and before > _UNTOUCHED * sum(sizes.values()):
             raise ProbeError("these guests' blocks were overwritten before: this probe takes a fresh boot")
         stored = _stored_bytes(scene)
+        cached = _cached_bytes(scene)
         metrics |= {"own_after_0pc_bytes": before, "own_at_start_ratio": before / _data_bytes(scene)}
-        points = [[0.0, before]]
+        metrics["host_cached_own_after_0pc_bytes"] = cached
+        points, cached_points = [[0.0, before]], [[0.0, cached]]
         for percent in scene.parameters["percents"]:
             overwritten = _PAGE * sum(round(percent / 100 * (size // _PAGE)) for size in sizes.values())
             for boot in scene.boots:
                 top = boot.data_roots["a"].removesuffix("a")
                 files = [top + name for name in sizes]
                 scene.run(boot, ["python3", "-SEsc", _WRITER, str(percent / 100), pattern, *files])
-            own = _own_bytes(scene)
+            own, cached = _own_bytes(scene), _cached_bytes(scene)
             points.append([overwritten, own])
+            cached_points.append([overwritten, cached])
             metrics[f"own_after_{percent}pc_bytes"] = own
+            metrics[f"host_cached_own_after_{percent}pc_bytes"] = cached
             metrics[f"own_per_overwritten_{percent}pc_ratio"] = (own - before) / overwritten
         metrics["storage_bytes"] = _stored_bytes(scene) - stored
-        metrics["host_cached_own_bytes"] = _cached_bytes(scene)
         notes = _NOTHING_BACK
         if scene.system.merges == "mapping":
             merged, notes = _merged_back(scene)
             metrics |= merged
-    return Probed(metrics, {"own_by_overwritten_bytes": points}, notes)
+    series = {"own_by_overwritten_bytes": points, "host_cached_own_by_overwritten_bytes": cached_points}
+    return Probed(metrics, series, notes)
 
 
 @contextmanager
@@ -136,14 +141,14 @@ def _stored_bytes(scene: Scene) -> int:
     return sum(path.stat().st_blocks * 512 for path in own)
 
 
-def _cached_bytes(scene: Scene) -> int:
-    """What the host's page cache holds of the guests' own images."""
+def _cached_bytes(scene: Scene) -> float:
+    """What the host's page cache holds of a guest's own image, mean over guests."""
     cached = 0
     for boot in scene.boots:
         if boot.plan.own_image is not None:
             with open(boot.plan.own_image, "rb") as file:
                 cached += cachestat.cachestat(file.fileno()).resident * _PAGE
-    return cached
+    return cached / len(scene.boots)
 
 
 def _merged_back(scene: Scene) -> tuple[Mapping[str, float], str]:
