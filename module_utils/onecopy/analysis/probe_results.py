@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from . import coherence_results, rootfs_results
+from . import coherence_results, overlap_results, rootfs_results
 from .document import Block, Cell, Column, Section, Table, Text, text_row
+from .overlap_results import overlap_tables
 from .probe_figures import probe_figures, probe_row_name
 from .results import TCG_BANNER
 from .rootfs_results import rootfs_tables
@@ -38,6 +39,7 @@ def probe_sections(run: Run, summary: Row) -> Iterator[Section]:
         found = [row for row in rows if kinds[row["probe"]] == probe]
         medians = rootfs_tables(run, found) if probe == rootfs_results.PROBE else [_medians(run, found)]
         blocks: list[Block] = [Text(_SAYS[probe])] if probe in _SAYS else []
+        blocks += overlap_tables(run, found) if probe == overlap_results.PROBE else []
         blocks += [*probe_figures(run, probe), *medians]
         # One boot of everything has no interval anywhere.
         blocks += [_intervals(run, found)] if any("low" in row for row in found) else []

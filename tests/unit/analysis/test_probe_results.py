@@ -88,6 +88,43 @@ def test_rows_of_a_sweep_are_told_apart() -> None:
     assert [cells[0].text for cells in section.blocks[0].rows] == ["gfs_direct, scan 100", "gfs_direct, scan 900"]
 
 
+def test_a_table_says_whether_memory_follows_the_overlap() -> None:
+    plan = {"probes": {f"overlap_{n}": {"probe": "overlap", "parameters": {"overlap": n / 100}} for n in (100, 0, 50)}}
+    run = cast(Run, SimpleNamespace(accelerator="kvm", hosts=["kvm1"], plan=plan, ok=lambda kind: []))
+    ideal = {0: 1.0, 50: 0.75, 100: 0.5}
+    held = {
+        "gfs_private": dict.fromkeys(ideal, 1.0),
+        "gfs": {percent: 1 + value for percent, value in ideal.items()},
+        "gfs_ksm": {0: 1.0, 100: 0.75},  # of the middle there is no record
+        "myfs": {50: 0.75},
+    }
+    rows = [
+        row(label, metric, value, n=1) | {"probe": f"overlap_{percent}", "guests": 2}
+        for label, values in held.items()
+        for percent in values
+        for metric, value in (("frames_per_read_ratio", values[percent]), ("ideal_ratio", ideal[percent]))
+    ]
+    (section,) = probe_sections(run, {"probes": rows})
+    table = section.blocks[1]
+    assert [column.title for column in table.columns] == [
+        "system",
+        "overlap 0%",
+        "overlap 50%",
+        "overlap 100%",
+        "follows",
+    ]
+    assert [[cell.text for cell in cells] for cells in table.rows] == [
+        ["gfs_private with 2 guests", "1.00 (1.00)", "1.00 (0.75)", "1.00 (0.50)", "0.00"],
+        ["gfs with 2 guests", "2.00 (1.00)", "1.75 (0.75)", "1.50 (0.50)", "1.00"],
+        ["gfs_ksm with 2 guests", "1.00 (1.00)", "", "0.75 (0.50)", "0.50"],
+        ["myfs with 2 guests", "", "0.75 (0.75)", "", ""],
+    ]
+    one = {"probes": {"overlap_0": plan["probes"]["overlap_0"]}}
+    run = cast(Run, SimpleNamespace(accelerator="kvm", hosts=["kvm1"], plan=one, ok=lambda kind: []))
+    (section,) = probe_sections(run, {"probes": [entry for entry in rows if entry["probe"] == "overlap_0"]})
+    assert [block.caption for block in section.blocks] == ["Medians over boots"]
+
+
 def test_guests_that_boot_from_the_path_have_tables_of_their_own() -> None:
     stages = ("booted", "executed", "more")
     values = {
