@@ -62,6 +62,7 @@ def test_never_ready(lab: Lab, tmp_path: Path, told: Told) -> None:
     machine.kill(pids, signal.SIGSTOP)
     assert run.end(controller) == 0, run.said()
     run.expect_complete([])
+    assert run.failed_boots() == 1
     assert not set(pids) & {process.pid for process in machine.below(lab.pid)}
     lab.expect_quiet(before)
     told("ended at the boot's deadline; the next boot was ready")
