@@ -16,7 +16,7 @@ EXAMPLE = PROJECT / "reports/example"
 CURE = "render it anew with: ./onecopy report reports/{}"
 
 
-@pytest.fixture(scope="module", params=["example"])
+@pytest.fixture(scope="module", params=sorted(path.name for path in EXAMPLE.parent.glob("example*")))
 def directory(request: pytest.FixtureRequest) -> Path:
     return PROJECT / "reports" / str(request.param)
 
