@@ -19,7 +19,7 @@ from .paths import HostPaths
 from .state import StateMissedError, drop_host_caches, make_host_cold
 from .systems import SYSTEMS
 from .testbed import Boot, BootError, BootSpec
-from .trial import Context, Record, not_run, run_trial
+from .trial import REASONS, Context, Record, not_run, run_trial
 from .workloads import from_plan
 
 FAILED_BOOTS: Final = 3
@@ -169,7 +169,9 @@ class _Worker:
         return [boot for boot in found if boot is not None] if None not in found else []
 
     def _boot(self, block: str, specs: Sequence[BootSpec], waiting: list[Mapping[str, Any]]) -> list[Boot]:
-        """New boots with no other guest alive; none when one failed. After FAILED_BOOTS the block's trials are recorded as failed."""
+        """New boots with no other guest alive; none when one failed. After FAILED_BOOTS the block's trials are recorded as failed, for
+        the reason of the last one.
+        """
         self.bed.sweep(self.paths)
         try:
             if "root" in specs[0].options:
@@ -182,8 +184,9 @@ class _Worker:
                 message = (
                     f"{FAILED_BOOTS} boots of {specs[0].label} failed, the last one: {error.reason}: {error.message}"
                 )
+                reason = error.reason if error.reason in REASONS else "internal"
                 while waiting:
-                    self._record(not_run(self.context, waiting.pop(0), "guest_not_ready", message, error.console))
+                    self._record(not_run(self.context, waiting.pop(0), reason, message, error.console))
             return []
         for spec, boot in zip(specs, boots, strict=True):
             boot.is_fresh = True

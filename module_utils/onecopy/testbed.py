@@ -28,8 +28,9 @@ __all__ = ["DATA_ROOTS", "SCRATCH", "Boot", "BootError", "BootSpec", "attach", "
 
 _MOUNT_SECONDS = 30.0
 _SCRATCH_SECONDS = 120.0
-# systemd notices a death a moment after sockets and descriptors of the process do.
+# systemd notices a death a moment after sockets and descriptors of the process do; the process ends a moment after its connection.
 _NOTICE_SECONDS = 0.2
+_DEATH_LOOKS = 10
 _STATE_FILE = "boot.json"
 _CLOCKS = ("hello_seconds", "started_at", "ready_at")
 
@@ -327,10 +328,11 @@ def _as_boot_error(error: BaseException, plan: Arrangement) -> BootError | None:
 
 
 def _why_lost(error: RunnerLost, plan: Arrangement) -> tuple[str, str]:
-    time.sleep(_NOTICE_SECONDS)
-    if all(units.state(unit).is_running for unit in filter(None, (plan.daemon_unit, plan.unit))):
-        return "guest_not_ready", f"the runner did not answer: {error}; {console_log.telling_line(plan.console)}"
-    return _diagnose(plan)
+    for _ in range(_DEATH_LOOKS):
+        time.sleep(_NOTICE_SECONDS)
+        if not all(units.state(unit).is_running for unit in filter(None, (plan.daemon_unit, plan.unit))):
+            return _diagnose(plan)
+    return "guest_not_ready", f"the runner did not answer: {error}; {console_log.telling_line(plan.console)}"
 
 
 def _diagnose(plan: Arrangement) -> tuple[str, str]:

@@ -44,12 +44,12 @@ def test_panic_at_boot(lab: Lab, tmp_path: Path, told: Told) -> None:
         whole.rename(initrd)
     every = {record["label"]: record for record in run.on_host()}
     assert every["hfs"]["status"] == "ok"
-    assert (every["gfs"]["status"], every["gfs"]["reason"]) == ("failed", "guest_not_ready")
+    assert (every["gfs"]["status"], every["gfs"]["reason"]) == ("failed", "guest_died")
     assert "3 boots of gfs failed" in every["gfs"]["message"]
     assert "Kernel panic" in every["gfs"]["message"]
-    run.expect_complete([], allowed=("guest_not_ready",))
+    run.expect_complete([], allowed=("guest_died",))
     lab.expect_quiet(before)
-    told("three boots, then its trials failed as guest_not_ready with the kernel's words; other systems went on")
+    told("three boots, then its trials failed as guest_died with the kernel's words; other systems went on")
 
 
 @pytest.mark.long

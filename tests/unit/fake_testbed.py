@@ -157,11 +157,15 @@ class FakeBoot:
 
 @dataclass
 class FakeTestbed:
-    """``fail_boots``: how many boots fail first; ``answer``: laid over what a run answers; ``sticky``: the guest's cache cannot be dropped."""
+    """``fail_boots``: how many boots fail first, for ``boot_reason``; ``answer``: laid over what a run answers.
+
+    ``sticky``: the guest's cache cannot be dropped.
+    """
 
     state: Path
     points: Points = field(default_factory=Points)
     fail_boots: int = 0
+    boot_reason: str = "guest_not_ready"
     answer: dict[str, Any] = field(default_factory=dict)
     sticky: bool = False
     booted: list[FakeBoot] = field(default_factory=list)
@@ -180,7 +184,7 @@ class FakeTestbed:
         assert set(self.alive().values()) <= {spec.name.partition("-")[0]}, "a guest of another block is alive"
         if self.fail_boots:
             self.fail_boots -= 1
-            error = BootError("guest_not_ready", "console: Kernel panic")
+            error = BootError(self.boot_reason, "console: Kernel panic")
             error.console = ["[    1.0] Kernel panic"]
             raise error
         boot_id = os.urandom(4).hex()

@@ -226,15 +226,19 @@ def test_a_guest_that_dies_in_a_fleet_is_a_record_with_its_console_and_the_figur
     assert after["status"] == "ok"
 
 
-def test_block_is_given_up_after_three_failed_boots(paths: HostPaths) -> None:
+@pytest.mark.parametrize(
+    ("boot_reason", "reason"),
+    [("guest_not_ready", "guest_not_ready"), ("guest_died", "guest_died"), ("of_another_runner", "internal")],
+)
+def test_block_is_given_up_for_its_third_failed_boot(paths: HostPaths, boot_reason: str, reason: str) -> None:
     plan = make(systems=["virtiofs_auto", "hfs"])
-    bed = FakeTestbed(paths.state, fail_boots=3)
+    bed = FakeTestbed(paths.state, fail_boots=3, boot_reason=boot_reason)
     result = go(plan, paths, bed)
     first = plan["trials"][0]["block"]
     every = found(paths)
     assert result.remaining == 0
     assert {(record["block"] == first, record["status"], record.get("reason")) for record in every} == {
-        (True, "failed", "guest_not_ready"),
+        (True, "failed", reason),
         (False, "ok", None),
     }
     assert "3 boots of" in every[0]["message"]

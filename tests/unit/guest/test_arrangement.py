@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ansible.module_utils.onecopy import arrangement, console_log, qemu, testbed, units
 from ansible.module_utils.onecopy.arrangement import BootSpec, Mount
 from ansible.module_utils.onecopy.paths import HostPaths
+from ansible.module_utils.onecopy.runner_client import RunnerLost
 from ansible.module_utils.onecopy.systems import SYSTEMS
 
 PATHS = HostPaths(Path("/state"))
@@ -193,6 +195,22 @@ def test_the_console_tells_why_a_kernel_died(tmp_path: Path) -> None:
     assert console_log.telling_line(console) == "console: Booting from ROM.."
     console.write_text("[ 1.0] Kernel panic - not syncing: VFS\n[ 1.1] Kernel Offset: disabled\n\n")
     assert console_log.telling_line(console) == "console: [ 1.0] Kernel panic - not syncing: VFS"
+
+
+@pytest.mark.parametrize(("looks", "reason"), [(3, "guest_died"), (1000, "guest_not_ready")])
+def test_a_guest_that_ends_a_moment_after_its_connection_has_died(
+    monkeypatch: pytest.MonkeyPatch, looks: int, reason: str
+) -> None:
+    slept: list[float] = []
+    states = iter(
+        [*[units.State("active", "success", 7, 0)] * looks, *[units.State("inactive", "success", None, 0)] * 9]
+    )
+    monkeypatch.setattr(testbed.units, "state", lambda unit: next(states))
+    monkeypatch.setattr(testbed.units, "last_words", lambda unit: "")
+    monkeypatch.setattr(testbed, "time", SimpleNamespace(sleep=slept.append))
+    found, _ = testbed._why_lost(RunnerLost("hello: the other end hung up"), arrangement.arrange(spec("gfs"), PATHS))
+    assert found == reason
+    assert sum(slept) < 3
 
 
 @pytest.mark.parametrize(
