@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import os
 import subprocess
@@ -103,6 +104,12 @@ def test_what_is_never_written(word: str, why: str) -> None:
         if word in line
     ]
     assert not found, f"{word}: {why}"
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """The full test collects all of them at once, and pytest then stops at the second one."""
+    ours = [path for path in tracked("test_*.py") if "molecule" not in path.parts]
+    assert not [name for name, times in collections.Counter(path.name for path in ours).items() if times > 1]
 
 
 def test_a_role_without_a_place_for_its_table_is_told() -> None:

@@ -53,3 +53,20 @@ def test_the_readme_quotes_it() -> None:
         assert (cold, large) == (found[label, "all", "cold"], found[label, "large", "cold"]), label
         assert warm == found.get((label, "all", "warm"), "not applicable"), label
     assert f"reports/smoke/{summary['run_id']}/report.html" in readme
+
+
+def test_the_readme_quotes_what_more_guests_cost() -> None:
+    """Copies by number of guests, memory and storage per further guest, and the verdict."""
+    readme = (PROJECT / "README.md").read_text()
+    summary = json.loads((PROJECT / "reports/example_density/summary.json").read_text())
+    found = {(row["label"], row["metric"]): row for row in summary["density"]}
+    rows = re.findall(r"^\| `(\w+)`( merged)?((?: \| [\d.]+){5,}) \|$", readme, re.MULTILINE)
+    assert {row[0] for row in rows} == {label for label, _ in found}
+    for label, merged, numbers in rows:
+        copies = found[label, "merged_copies_ratio" if merged else "physical_copies_ratio"]
+        memory = found[label, "merged_held_bytes" if merged else "held_bytes"]
+        wanted = [f"{value:.2f}" for _, value in copies["points"]]
+        wanted += [f"{row['per_guest'] / 2**20:.1f}" for row in (memory, found[label, "storage_bytes"])]
+        assert numbers.strip(" |").split(" | ") == wanted, label
+    verdict = next(claim["verdict"] for claim in summary["claims"] if claim["id"] == "C9")
+    assert f"C9 is {verdict}:" in readme
