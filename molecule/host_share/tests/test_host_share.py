@@ -39,17 +39,23 @@ def test_a_restart_mounts_the_same_store_again(host):
     assert direct_io(host) == "1"
 
 
-def test_a_share_is_served_by_a_sandboxed_unit_and_stops_cleanly(host):
-    host.check_output(f"mkdir -p {STORE}/shares/hand/data")
-    host.check_output("systemctl start onecopy-virtiofsd@hand.service")
+@pytest.mark.parametrize("daemon", ["virtiofsd", "hostfsd"])
+def test_a_share_is_served_by_a_sandboxed_unit_and_stops_cleanly(host, daemon):
+    unit = f"onecopy-{daemon}@hand.service"
+    host.check_output(f"mkdir -p {STORE}/shares/hand/data; rm -f /run/onecopy/shares/hand.sock")
+    host.check_output(f"systemctl start {unit}")
     try:
-        assert host.service("onecopy-virtiofsd@hand.service").is_running
         host.check_output(
             "for i in $(seq 50); do [ -S /run/onecopy/shares/hand.sock ] && exit 0; sleep 0.1; done; exit 1"
         )
-        shown = host.check_output("systemctl cat onecopy-virtiofsd@hand.service")
-        assert "--cache never" in shown
-        assert "--sandbox namespace" in shown
+        assert host.service(unit).is_running
+        assert "--cache never" in host.check_output(f"systemctl cat {unit}")
+        # The daemon itself sees the share and nothing else.
+        pid = host.check_output(f"systemctl show -P MainPID {unit}")
+        host.check_output(
+            f"for i in $(seq 50); do for p in {pid} $(pgrep -P {pid}); do"
+            ' [ "$(ls /proc/$p/root/)" = data ] && exit 0; done; sleep 0.1; done; exit 1'
+        )
     finally:
-        host.check_output("systemctl stop onecopy-virtiofsd@hand.service")
-    assert host.check_output("systemctl is-failed onecopy-virtiofsd@hand.service || true") == "inactive"
+        host.check_output(f"systemctl stop {unit}")
+    assert host.check_output(f"systemctl is-failed {unit} || true") == "inactive"
