@@ -80,7 +80,9 @@ class Tail(Descriptor):
             os.pwrite(self.fd, content[common:], common)
         elif before > size:
             os.pwrite(self.fd, bytes(before - size), size)
-        self._agreed = content
+        if content != self._agreed:
+            # Else the old object stays: new ones at every tick would scatter small pieces over the heap.
+            self._agreed = content
         return stored
 
     def _read_file(self, file: int) -> bytes:

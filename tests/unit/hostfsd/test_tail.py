@@ -68,3 +68,19 @@ def test_a_file_that_takes_nothing_loses_nothing(tmp_path):
     assert path.read_bytes()[50:53] == b"new"
     os.close(readable)
     os.close(writable)
+
+
+def test_a_tail_that_nobody_changed_allocates_nothing_that_stays(tmp_path):
+    """A daemon looks at every tail once a second: with a thousand of them its memory grew to several times what it keeps."""
+    (tmp_path / "f").write_bytes(b"x" * 5000)
+    fd = os.open(tmp_path / "f", os.O_RDWR)
+    tail = Tail(4096, 8192)
+    tail.merge(fd, True)
+    kept = tail._agreed
+    for _ in range(3):
+        assert tail.merge(fd, True) == 0
+    assert tail._agreed is kept
+    os.pwrite(fd, b"y", 4096)
+    tail.merge(fd, True)
+    assert (tail._agreed[:1], tail._agreed is kept) == (b"y", False)
+    os.close(fd)
