@@ -55,7 +55,7 @@ class Lab:
         self.play("box")
         self.play("prepare", "-e", f"experiment_file={Path(__file__).with_name('faults.yml')}")
         # What a run that was broken off before has left.
-        self._run("ansible", "kvm_hosts", "-m", "guest_sweep", "-b")
+        self.module("guest_sweep")
         self.hang_up()
 
     def stop(self) -> None:
@@ -69,6 +69,11 @@ class Lab:
     def play(self, playbook: str, *options: str) -> str:
         """Run a playbook to its good end; what it said."""
         return self._run("ansible-playbook", f"playbooks/{playbook}.yml", *options)
+
+    def module(self, name: str, /, **arguments: Any) -> None:
+        """Have a module of the kit do something on the KVM host."""
+        options = ["-a", json.dumps(arguments)] if arguments else []
+        self._run("ansible", "kvm_hosts", "-b", "-m", name, *options)
 
     def _run(self, *argv: str) -> str:
         done = subprocess.run(argv, cwd=PROJECT, env=self.environment, capture_output=True, text=True, check=False)
