@@ -70,3 +70,12 @@ def test_the_readme_quotes_what_more_guests_cost() -> None:
         assert numbers.strip(" |").split(" | ") == wanted, label
     verdict = next(claim["verdict"] for claim in summary["claims"] if claim["id"] == "C9")
     assert f"C9 is {verdict}:" in readme
+
+
+def test_the_readme_quotes_how_many_requests_the_guests_sent() -> None:
+    readme = (PROJECT / "README.md").read_text()
+    for line in (EXAMPLE / "results.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        sent = record["io_path"].get("guest", {}).get("fuse_requests")
+        if sent is not None and record["host_cache"] == "cold":
+            assert re.search(rf"\b{sent:,}(?: FUSE requests)? with\s+`{record['label']}`", readme), record["label"]
