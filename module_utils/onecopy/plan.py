@@ -13,6 +13,7 @@ from typing import Any, Final, TypedDict
 from . import fleet_memory
 from .experiment import adaptive, digest, for_accelerator, labelled_probes, labelled_systems, workloads
 from .probes import PROBES, why_unsuitable
+from .several_hosts import why_lacking
 from .systems import SYSTEMS, System
 
 SCHEMA: Final = 1
@@ -179,9 +180,9 @@ def _missing(entry: Mapping[str, Any], capabilities: Mapping[str, Any]) -> str |
     """Why this host cannot run the system with these options, or None."""
     needs = SYSTEMS[entry["system"]].needs
     for need in (*needs, "device_limit") if "device" in entry["options"] else needs:
-        found = capabilities.get(need, {"supported": False, "reason": "the host's probe says nothing about it"})
-        if not found["supported"]:
-            return f"{need}: {found.get('reason') or 'not there'}"
+        why = why_lacking(capabilities, need)
+        if why is not None:
+            return f"{need}: {why}"
     return None
 
 

@@ -20,9 +20,9 @@ _SHORT_OF_MEMORY: Final = {
 }
 # KSM's advisor sets it by itself.
 _SELF_ADJUSTING: Final = "ksm_pages_to_scan"
+_COMMON_BASE: Final = "common base"
 # What spoils a wall time: CPU seconds that were stolen, or that programs of nobody's here took, by share of the time and at least so much
 # (the kernel counts in hundredths of a second).
-_COMMON_BASE: Final = "common base"
 _STOLEN: Final = (0.05, 0.05)
 _OTHERS: Final = (0.2, 0.1)
 

@@ -29,6 +29,12 @@ def common(hosts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return found | {need: _everywhere(hosts, need) for need in sorted(needs)}
 
 
+def why_lacking(capabilities: Mapping[str, Any], need: str) -> str | None:
+    """Why a host with these ``capabilities`` lacks what a system needs, or None."""
+    found = capabilities.get(need, {"supported": False, "reason": "the host's probe says nothing about it"})
+    return None if found["supported"] else found.get("reason") or "not there"
+
+
 def _refuse_mixed_accelerators(hosts: Mapping[str, Mapping[str, Any]]) -> None:
     by_accelerator: dict[str, list[str]] = {}
     for host, document in hosts.items():
@@ -42,9 +48,5 @@ def _refuse_mixed_accelerators(hosts: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _everywhere(hosts: Mapping[str, Mapping[str, Any]], need: str) -> dict[str, Any]:
-    reasons = []
-    for host, document in hosts.items():
-        found = document.get(need, {"supported": False, "reason": "the host's probe says nothing about it"})
-        if not found["supported"]:
-            reasons.append(f"{host}: {found.get('reason') or 'not there'}")
+    reasons = [f"{host}: {why}" for host, document in hosts.items() if (why := why_lacking(document, need)) is not None]
     return {"supported": not reasons, "reason": "; ".join(reasons)}

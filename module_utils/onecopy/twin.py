@@ -10,7 +10,7 @@ from .probes import PROBES
 from .workloads import Workload
 
 
-def has_twin(dataset: Mapping[str, Any]) -> bool:
+def _has_twin(dataset: Mapping[str, Any]) -> bool:
     """Whether an experiment's ``dataset`` has tree b: a made one unless it says no, a copy of somebody's files never."""
     return _is_made(dataset) and bool(dataset.get("twin", True))
 
@@ -25,7 +25,7 @@ def why_wrong(
 
     ``workloads`` and ``probes``: place in the experiment and name, of a workload also the definition; ``guests``: the fewest at once.
     """
-    if has_twin(dataset):
+    if _has_twin(dataset):
         return None
     if dataset.get("twin"):
         return "dataset.twin: only a data set that is made has one: take twin away"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterator
@@ -136,9 +137,7 @@ class Share:
     def mount(self) -> None:
         """What a boot of the kit mounts."""
         for mount in self.plan.data_mounts + self.plan.scratch_mounts:
-            self.runner.call(
-                "mount", SECONDS, source=mount.source, target=mount.target, fstype=mount.fstype, options=mount.options
-            )
+            self.runner.call("mount", SECONDS, **dataclasses.asdict(mount))
 
     def counters(self) -> dict[str, Any]:
         found: dict[str, Any] = io_path.ask(self._path(self.plan.stats))
