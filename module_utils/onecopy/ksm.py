@@ -10,6 +10,10 @@ from typing import Final, NamedTuple
 PAGE_SIZE: Final = 4096
 DIRECTORY: Final = Path("/sys/kernel/mm/ksm")
 BOXED_KSMD: Final = Path("/run/onecopy-ksmd")  # a box does not see the machine's threads: this one is bound there
+# A page is merged at its second visit at the earliest, when its content was the same as at the first. With smart_scan the kernel passes a page
+# by that was not merged for long in up to 8 scans between two visits (mm/ksm.c, Linux 6.7 and later), so two visits can take 18 scans.
+_SCANS_OF_TWO_VISITS: Final = 2
+_SMART_SCANS_OF_TWO_VISITS: Final = 18
 
 
 class Sample(NamedTuple):
@@ -67,15 +71,13 @@ def find_ksmd(proc: Path = Path("/proc"), boxed: Path = BOXED_KSMD) -> Path | No
     return None
 
 
-def plateau(samples: Sequence[Sample], scans: int = 2, tolerance: float = 0.01) -> int | None:
+def plateau(samples: Sequence[Sample], is_smart: bool, tolerance: float = 0.01) -> int | None:
     """Index of the first sample from which on merging is done; None while it goes on, or while nobody can know.
 
-    Done means that ``scans`` whole scans have passed since with ``pages_sharing`` within ``tolerance`` of the last value:
-    a page is merged at its second visit at the earliest, so less than two scans prove nothing, and time proves nothing at all.
-    Raises ValueError for ``scans`` below 2.
+    Done means that every page was visited twice since, by whole scans, with ``pages_sharing`` within ``tolerance`` of the last value;
+    time proves nothing. ``is_smart``: whether KSM passes pages by (``smart_scan``), which takes more scans.
     """
-    if scans < 2:
-        raise ValueError(f"{scans} scans prove nothing: a page is merged at its second visit at the earliest")
+    scans = _SMART_SCANS_OF_TWO_VISITS if is_smart else _SCANS_OF_TWO_VISITS
     if not samples:
         return None
     last = samples[-1]

@@ -39,11 +39,12 @@ class Scanner:
     def watch(self, limit_seconds: float) -> tuple[list[ksm.Sample], int | None]:
         """Samples until merging is done or the time is over, and the index of the first one at the plateau (None: not reached)."""
         samples = [self.sample()]
+        is_smart = self.settings().get(f"{_PREFIX}smart_scan") == "1"  # absent before Linux 6.7
         reached = None
         while reached is None and samples[-1].seconds - samples[0].seconds < limit_seconds:
             time.sleep(_STEP_SECONDS)
             samples.append(self.sample())
-            reached = ksm.plateau(samples)
+            reached = ksm.plateau(samples, is_smart)
         return samples, reached
 
     def settings(self) -> dict[str, str]:

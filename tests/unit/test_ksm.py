@@ -104,26 +104,26 @@ def test_merged_pages_of_a_process(tmp_path: Path, text: str, expected: int | No
 def test_merging_is_done_when_whole_scans_change_nothing(
     sharing: list[int], scans: list[int], expected: int | None
 ) -> None:
-    assert ksm.plateau(_series(sharing, scans)) == expected
+    assert ksm.plateau(_series(sharing, scans), is_smart=False) == expected
 
 
-def test_less_than_two_scans_prove_nothing() -> None:
-    with pytest.raises(ValueError, match="prove nothing"):
-        ksm.plateau(_series([1, 1], [0, 9]), scans=1)
+@pytest.mark.parametrize(("scans", "expected"), [(17, None), (18, 1)])
+def test_a_page_that_is_passed_by_may_wait_eight_scans_twice(scans: int, expected: int | None) -> None:
+    assert ksm.plateau(_series([0, 900, 900], [3, 4, 4 + scans]), is_smart=True) == expected
 
 
-@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 3)), min_size=1, max_size=40), st.integers(2, 5))
-def test_a_plateau_is_flat_and_long_enough(steps: list[tuple[int, int]], scans: int) -> None:
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 9)), min_size=1, max_size=40), st.booleans())
+def test_a_plateau_is_flat_and_long_enough(steps: list[tuple[int, int]], is_smart: bool) -> None:
     passed = 0
     counts = []
     for _, more in steps:
         passed += more
         counts.append(passed)
     samples = _series([pages for pages, _ in steps], counts)
-    start = ksm.plateau(samples, scans)
+    start = ksm.plateau(samples, is_smart)
     if start is not None:
         last = samples[-1]
-        assert last.full_scans - samples[start].full_scans >= scans
+        assert last.full_scans - samples[start].full_scans >= (18 if is_smart else 2)
         allowed = max(1, 0.01 * last.pages_sharing)
         assert all(abs(one.pages_sharing - last.pages_sharing) <= allowed for one in samples[start:])
         assert start == 0 or abs(samples[start - 1].pages_sharing - last.pages_sharing) > allowed

@@ -153,18 +153,31 @@ def test_a_kernel_without_ksm_is_left_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "knobs").exists()
 
 
-@pytest.mark.parametrize(("scans_per_step", "reached"), [(1, 0), (0, None)])
+@pytest.mark.parametrize(
+    ("smart_scan", "scans_per_step", "steps"),
+    [("0", 1, 2), ("1", 1, 18), ("1", 9, 2), (None, 1, 2), ("0", 0, None), ("1", 0, None)],
+)
 def test_watching_ends_at_the_plateau_or_when_the_time_is_over(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scans_per_step: int, reached: int | None
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    smart_scan: str | None,
+    scans_per_step: int,
+    steps: int | None,
 ) -> None:
+    directory = root / "sys/kernel/mm/ksm"
+    if smart_scan is None:
+        (directory / "smart_scan").unlink()
+    else:
+        (directory / "smart_scan").write_text(f"{smart_scan}\n")
     clock = SimpleNamespace(now=0.0)
-    steps = itertools.count(1)
+    count = itertools.count(1)
 
     def sleep(seconds: float) -> None:
         clock.now += seconds
-        (root / "sys/kernel/mm/ksm/full_scans").write_text(str(next(steps) * scans_per_step))
+        (directory / "full_scans").write_text(str(next(count) * scans_per_step))
 
     monkeypatch.setattr(ksm_run, "time", SimpleNamespace(monotonic=lambda: clock.now, sleep=sleep))
-    samples, plateau = ksm_run.Scanner(tmp_path / "knobs", root).watch(limit_seconds=2.0)
-    assert plateau == reached
-    assert (len(samples) == 3) if reached == 0 else (samples[-1].seconds >= 2.0)
+    samples, plateau = ksm_run.Scanner(tmp_path / "knobs", root).watch(limit_seconds=6.0)
+    assert plateau == (None if steps is None else 0)
+    assert (samples[-1].seconds >= 6.0) if steps is None else (len(samples) == steps + 1)

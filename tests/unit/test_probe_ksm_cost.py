@@ -14,7 +14,8 @@ from ansible.module_utils.onecopy.probes import Probed, ProbeError, Scene, ksm_c
 from ansible.module_utils.onecopy.systems import SYSTEMS
 
 LARGE, SMALL = 100, 50
-PARAMETERS = {"pages_to_scan": 100, "sleep_millisecs": 20, "smart_scan": True, "lives": [1, 30], "limit_seconds": 60.0}
+PARAMETERS = {"pages_to_scan": 100, "sleep_millisecs": 20, "smart_scan": True, "aged": False}
+PARAMETERS |= {"lives": [1, 30], "limit_seconds": 60.0}
 
 
 @dataclass
@@ -132,12 +133,19 @@ def test_every_place_is_merged_and_short_lives_are_missed(guests: int, monkeypat
     assert machine.scrubbed == 2 * guests, "freed pages are overwritten before each part"
 
 
-def test_the_tested_setting_is_the_last_one_before_the_read(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("aged", "smart", "between"),
+    [(False, True, []), (True, True, [{"smart_scan": 1}]), (True, False, [])],
+)
+def test_the_tested_setting_is_the_last_one_before_the_read(
+    aged: bool, smart: bool, between: list[Mapping[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     machine = Machine()
-    probe(machine, monkeypatch)
+    probe(machine, monkeypatch, aged=aged, smart_scan=smart)
+    tested = {"smart_scan": int(smart), "pages_to_scan": 100, "sleep_millisecs": 20}
     first, *others = machine.settings_seen
-    assert first == {"smart_scan": 1, "pages_to_scan": 100, "sleep_millisecs": 20}
-    assert others == 2 * [merging.FAST, {"pages_to_scan": 100, "sleep_millisecs": 20}]
+    assert first == tested
+    assert others == 2 * [merging.FAST, *between, tested]
 
 
 def test_a_plateau_that_was_not_reached_is_absent_and_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,13 +20,14 @@ def run(scene: Scene) -> Probed:
 
     Every page lies in as many places as there are guests; one guest alone reads both trees. ``merged_ratio`` = places of read pages that
     were merged ÷ places; ``merged_after_Ns_ratio`` the same for pages that live N seconds from being read. What merges before the read is
-    baseline and not counted. Raises ProbeError, KsmAbsentError, KnobError.
+    baseline and not counted. With ``aged`` all memory was scanned for long before, which matters to smart_scan alone.
+    Raises ProbeError, KsmAbsentError, KnobError.
     """
     if not is_mergeable(scene):
         raise ProbeError("this guest's memory cannot be merged: give the system options: {memory: private_merge}")
     parameters = scene.parameters
-    tested = {"pages_to_scan": parameters["pages_to_scan"], "sleep_millisecs": parameters["sleep_millisecs"]}
-    with scanning(scene, {**tested, "smart_scan": int(parameters["smart_scan"])}) as scanner:
+    tested = {name: int(parameters[name]) for name in ("pages_to_scan", "sleep_millisecs", "smart_scan")}
+    with scanning(scene, tested) as scanner:
         metrics, series = _whole_set(scene, scanner, tested)
         if parameters["lives"]:
             lives = sorted(parameters["lives"])
@@ -98,7 +99,7 @@ def _by_life(scene: Scene, scanner: Scanner, tested: Mapping[str, Any], lives: S
 
 
 def _afresh(scene: Scene, scanner: Scanner, tested: Mapping[str, Any]) -> None:
-    start_afresh(scene, scanner)
+    start_afresh(scene, scanner, is_aged=bool(scene.parameters["aged"]) and bool(tested["smart_scan"]))
     scanner.set(**tested)
 
 
@@ -122,7 +123,14 @@ def _merged_places(before: ksm.Sample, after: ksm.Sample) -> int:
 PROBE: Final = Probe(
     "ksm_cost",
     run,
-    {"pages_to_scan": 100, "sleep_millisecs": 20, "smart_scan": True, "lives": [1, 5, 30], "limit_seconds": 120.0},
+    {
+        "pages_to_scan": 100,
+        "sleep_millisecs": 20,
+        "smart_scan": True,
+        "aged": True,
+        "lives": [1, 5, 30],
+        "limit_seconds": 180.0,
+    },
     why_not_mergeable,
     twin_below_guests=2,
     seconds=95.0,

@@ -14,8 +14,8 @@ from .scene import ProbeError, Scene
 
 _MIB: Final = 1 << 20
 _CALL_SECONDS: Final = 60.0
-# As fast as it can: for what has to be merged before, or where its cost is not the question.
-FAST: Final = {"pages_to_scan": 20000, "sleep_millisecs": 10}
+# As fast as it can, passing no page by: for what has to be merged before, or where its cost is not the question.
+FAST: Final = {"pages_to_scan": 20000, "sleep_millisecs": 10, "smart_scan": 0}
 _FAST_SECONDS: Final = 60.0
 # Zero pages are counted apart, nothing but the settings that a probe gives steers the scanner, and the kernel's own defaults hold for the rest.
 _COMMON: Final = {"use_zero_pages": 1, "advisor_mode": "none", "smart_scan": 1, "max_page_sharing": 256}
@@ -50,9 +50,10 @@ def drop(scene: Scene) -> None:
         boot.runner.call("drop", _CALL_SECONDS, what=3)
 
 
-def start_afresh(scene: Scene, scanner: Scanner) -> None:
+def start_afresh(scene: Scene, scanner: Scanner, *, is_aged: bool = False) -> None:
     """Nothing of the data in any guest's memory, free pages included, and whatever else can be merged is. KSM is fast afterwards.
 
+    ``is_aged``: all memory was scanned so often that smart_scan passes most of it by, which it does then, as in guests that run for long.
     Raises ProbeError.
     """
     drop(scene)
@@ -67,6 +68,8 @@ def start_afresh(scene: Scene, scanner: Scanner) -> None:
         scene.run(boot, ["rm", "/tmp/unique"])
     scanner.unmerge()
     scanner.set(**FAST)
+    if is_aged:
+        scanner.set(smart_scan=1)
     settle(scanner)
 
 
