@@ -22,6 +22,9 @@ _READINGS: Final = 3
 # here, and twice in a row. No counter has them meanwhile.
 _READINGS_OF_A_REPORTER: Final = 8
 _PAUSE_SECONDS: Final = 0.012
+# What QEMU and hostfsd call their memfds.
+_GUEST_MEMORY: Final = "memory-backend"
+_TAILS: Final = "hostfsd-tail"
 _KSM: Final = ("pages_shared", "pages_sharing", "pages_unshared", "ksm_zero_pages", "full_scans")
 
 Snapshot = dict[str, Any]
@@ -50,7 +53,7 @@ def snapshot(guests: Sequence[Guest] = (), daemons: Sequence[int] = (), proc: Pa
         "visible_bytes": visible,
         "ksm": {name: int((ksm / name).read_text("ascii")) for name in _KSM if (ksm / name).exists()},
         "guests": [guest_parts(guest, proc) for guest in guests],
-        "daemons": [{"used_bytes": resident(proc / str(pid))["RssAnon"]} for pid in daemons],
+        "daemons": [{"used_bytes": daemon_bytes(proc / str(pid))} for pid in daemons],
         "others": bystanders(parties, proc),
     }
     cgroups = {str(pid): found for pid in parties if (found := cgroup_memory(pid, proc)) is not None}
@@ -182,7 +185,7 @@ def guest_parts(guest: Guest, proc: Path = Path("/proc")) -> dict[str, int]:
     """
     directory = proc / str(guest.qemu_pid)
     anonymous = resident(directory)["RssAnon"]
-    memory = memfd_bytes(directory)
+    memory = memfd_bytes(directory, _GUEST_MEMORY)
     if memory is None:
         memory = largest_anonymous((directory / "smaps").read_text("utf-8", "replace"))
         # Private memory is part of QEMU's anonymous memory.
@@ -205,13 +208,19 @@ def resident(process: Path) -> dict[str, int]:
     return sizes(process / "status", ("RssAnon:", "RssFile:", "RssShmem:"))
 
 
-def memfd_bytes(process: Path) -> tuple[int, int] | None:
-    """Size and allocated bytes of the memfds that a QEMU keeps guest memory in; None where it keeps none."""
+def daemon_bytes(process: Path) -> int:
+    """What a daemon holds: its anonymous memory and, with hostfsd, the last pages of files, which its guest maps and it does not."""
+    tails = memfd_bytes(process, _TAILS)
+    return resident(process)["RssAnon"] + (tails[1] if tails else 0)
+
+
+def memfd_bytes(process: Path, name: str) -> tuple[int, int] | None:
+    """Size and allocated bytes of a process's memfds whose names begin with ``name``; None where it has none."""
     found: dict[int, tuple[int, int]] = {}
-    for name in os.listdir(process / "fd"):
-        path = process / "fd" / name
+    for number in os.listdir(process / "fd"):
+        path = process / "fd" / number
         try:
-            if os.readlink(path).startswith("/memfd:memory-backend"):
+            if os.readlink(path).startswith(f"/memfd:{name}"):
                 status = os.stat(path)
                 found[status.st_ino] = (status.st_size, status.st_blocks * 512)
         except FileNotFoundError:

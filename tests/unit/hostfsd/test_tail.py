@@ -4,10 +4,14 @@ import errno
 import itertools
 import os
 import random
+from pathlib import Path
 
 import pytest
+from ansible.module_utils.onecopy import ledger
 
 from hostfsd.tail import Tail, differences
+
+MIB = 1 << 20
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -84,3 +88,19 @@ def test_a_tail_that_nobody_changed_allocates_nothing_that_stays(tmp_path):
     tail.merge(fd, True)
     assert (tail._agreed[:1], tail._agreed is kept) == (b"y", False)
     os.close(fd)
+
+
+def test_the_memory_ledger_counts_it_for_the_daemon_and_not_the_guests_memory_that_the_daemon_maps() -> None:
+    process = Path("/proc/self")
+    before = ledger.daemon_bytes(process)
+    memory, tail = os.memfd_create("memory-backend-memfd"), Tail(0, 16 * MIB)
+    try:
+        os.write(memory, bytes(64 * MIB))
+        for offset in (0, 8 * MIB):
+            os.pwrite(tail.fd, bytes(MIB), offset)
+        assert 2 * MIB <= ledger.daemon_bytes(process) - before < 8 * MIB
+    finally:
+        os.close(memory)
+    held = ledger.daemon_bytes(process)
+    del tail
+    assert held - ledger.daemon_bytes(process) >= 2 * MIB
