@@ -41,7 +41,8 @@ def test_waiting_for_a_slow_disk_is_no_work(host):
             found = record["probe"]["metrics"]
             # A second of waiting would be a thousand million instructions, a hundred times what the read takes.
             assert 0.5 < found["cold_instructions_per_byte"] < 20
-            assert abs(found["throttled_by_plain_ratio"] - 1) < 0.2, found
+            # As the claim path.instrument has it.
+            assert 0.9 <= found["throttled_by_plain_ratio"] <= 1.1, found
 
 
 def test_nothing_is_left_running(host):
