@@ -91,6 +91,16 @@ said["replaced"] = [kept[0], kept[2 * MIB - 1], there[0], there[2 * MIB - 1]]
 area[MIB] = 7
 os.fsync(fd)
 """
+CUT = """
+fd, area = mapped("cut", 3 * MIB)
+said["before"] = [outcome(lambda: area[at]) for at in (0, 2 * MIB, 3 * MIB - 1)]
+open("looked", "w").close()
+until(lambda: os.path.exists("over"))
+said["before it asks"] = [outcome(lambda: area[at]) for at in (0, MIB + 99, MIB + 100, 2 * MIB)]
+until(lambda: os.fstat(fd).st_size == MIB + 100)
+said["below"] = [outcome(lambda: area[at]) for at in (0, MIB + 99, MIB + 100)]
+said["beyond"] = [outcome(lambda: area[2 * MIB]), outcome(lambda: area.__setitem__(3 * MIB - 1, 1))]
+"""
 
 
 class Share:
@@ -241,6 +251,33 @@ def test_changed_by_the_host(share: Share, told: Told) -> None:
     }
     assert grows.read_bytes()[MIB] == 7
     told("the guest saw the longer file and the new one; what it had mapped stayed what it was")
+
+
+@pytest.mark.fault("a file that a guest maps is made shorter by the host")
+def test_cut_by_the_host(share: Share, told: Told) -> None:
+    path = share.make("cut", b"c", 3 * MIB)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(share.run, CUT)
+        wait_until(lambda: (share.scratch / "looked").exists() or running.done(), SECONDS, "the guest has mapped it")
+        whole = share.counters()["window"]["mapped_bytes"]
+        # Between this and the new mapping nobody touches what is gone: that would be the end of QEMU (hostfsd's README, limit 1).
+        os.truncate(path, MIB + 100)
+        wait_until(
+            lambda: share.counters()["window"]["mapped_bytes"] == whole - 2 * MIB or running.done(),
+            SECONDS,
+            "the daemon has mapped what is left",
+        )
+        (share.scratch / "over").touch()
+        found = running.result()
+    letter = ord("c")
+    assert found == {
+        "before": [letter, letter, letter],
+        "before it asks": [letter, letter, 0, 0],
+        "below": [letter, letter, 0],
+        "beyond": [SIGBUS, SIGBUS],
+    }
+    assert path.read_bytes() == b"c" * (MIB + 100)
+    told("the guest went on: zeros beyond the end, SIGBUS once it had asked for the size")
 
 
 def _read(share: Share, path: Path) -> None:
