@@ -176,7 +176,7 @@ class _Worker:
         try:
             if "root" in specs[0].options:
                 self._make_host_cold(specs[0])  # they read it while they start
-            boots = self._boot_all(specs)
+            boots = self._boot_all(block, specs)
         except BootError as error:
             self._only_where_the_host_stays()
             # On the disk: a boot that needs its whole deadline ends the slice, and the next must not start counting anew.
@@ -205,19 +205,32 @@ class _Worker:
         except StateMissedError as missed:
             raise BootError("state_missed", str(missed)) from missed
 
-    def _boot_all(self, specs: Sequence[BootSpec]) -> list[Boot]:
-        """One boot, or a fleet with as many starting at once as the host has CPUs. Raises the first BootError."""
+    def _boot_all(self, block: str, specs: Sequence[BootSpec]) -> list[Boot]:
+        """One boot, or a fleet with as many starting at once as the host has CPUs.
+
+        A fleet's guests that fail are booted again beside the others. Raises BootError for the one that would be the last allowed.
+        """
         deadline = _BOOT_SECONDS[specs[0].accelerator]
         if len(specs) == 1:
             return [self.bed.boot(specs[0], self.paths, deadline)]
-        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            started = [pool.submit(self.bed.boot, spec, self.paths, deadline) for spec in specs]
-        for number, boot in enumerate(started, start=1):
-            error = boot.exception()
-            if isinstance(error, BootError):
-                error.message = f"guest {number} of {len(specs)}: {error.message}"
-                raise error
-        return [boot.result() for boot in started]
+        booted: dict[str, Boot] = {}
+        while missing := [spec for spec in specs if spec.name not in booted]:
+            with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+                started = [(spec, pool.submit(self.bed.boot, spec, self.paths, deadline)) for spec in missing]
+            failed: list[BootError] = []
+            for spec, boot in started:
+                error = boot.exception()
+                if isinstance(error, BootError):
+                    error.message = f"guest {specs.index(spec) + 1} of {len(specs)}: {error.message}"
+                    failed.append(error)
+                else:
+                    booted[spec.name] = boot.result()
+            if failed:
+                if self.run.failed_boots().get(block, 0) + 1 >= FAILED_BOOTS:
+                    raise failed[0]
+                self._only_where_the_host_stays()
+                self.run.count_failed_boot(block)
+        return [booted[spec.name] for spec in specs]
 
     def _run_one(self, trial: Mapping[str, Any], boots: list[Boot], data: HostData) -> list[Boot]:
         record, fit = run_trial(self.context, trial, boots, data)

@@ -14,7 +14,7 @@ from ansible.module_utils.onecopy import plan as planning
 from ansible.module_utils.onecopy.analysis import metrics
 from ansible.module_utils.onecopy.paths import HostPaths
 from ansible.module_utils.onecopy.probes import Probe, Probed, ProbeError, Scene
-from fake_testbed import FakeTestbed, Points
+from fake_testbed import FakeTestbed
 
 PROJECT = Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((PROJECT / "reports/schema/experiment.schema.json").read_text())
@@ -105,7 +105,7 @@ def test_a_plan_leaves_out_who_cannot_be_probed_with_the_reason() -> None:
 
 
 def run_one(
-    paths: HostPaths, tmp_path: Path, *entries: Any, guests: Sequence[int] = (1,), fail_boots: int = 0
+    paths: HostPaths, tmp_path: Path, *entries: Any, guests: Sequence[int] = (1,), bed: FakeTestbed | None = None
 ) -> dict[str, Any]:
     plan = planning.make_plan(with_probes(*entries, systems=["virtiofs_auto"], guests=list(guests)), ABLE)
     for tree in "ab":
@@ -115,9 +115,7 @@ def run_one(
             (directory / "file").write_bytes(b"x" * 5000)
     (paths.share("tiny") / "scratch").mkdir()
     paths.run(RUN).mkdir(parents=True)
-    bed = FakeTestbed(tmp_path / "bed", Points(), fail_boots=fail_boots)
-    (tmp_path / "bed").mkdir()
-    slices.run_slice(plan, RUN, "box1", paths, bed=bed, drop_host=lambda: None)
+    slices.run_slice(plan, RUN, "box1", paths, bed=bed or FakeTestbed(tmp_path), drop_host=lambda: None)
     (record,) = records.read(paths.run(RUN) / "results.jsonl").records
     RECORD.validate(record)
     return record
@@ -200,6 +198,19 @@ def test_several_guests_without_a_probe_are_refused() -> None:
 
 
 def test_a_guest_of_a_fleet_that_does_not_start_is_named(disk_path: Path, tmp_path: Path) -> None:
-    record = run_one(HostPaths(disk_path), tmp_path, "count_guests", guests=[2], fail_boots=6)
+    record = run_one(
+        HostPaths(disk_path), tmp_path, "count_guests", guests=[2], bed=FakeTestbed(tmp_path, fail_boots=6)
+    )
     assert (record["status"], record["reason"]) == ("failed", "guest_not_ready")
     assert "guest 1 of 2" in record["message"]
+
+
+@pytest.mark.parametrize("fail_boots", [1, 2])
+def test_the_others_of_a_fleet_stay_when_guests_are_booted_again(
+    disk_path: Path, tmp_path: Path, fail_boots: int
+) -> None:
+    bed = FakeTestbed(tmp_path, fail_boots=fail_boots)
+    record = run_one(HostPaths(disk_path), tmp_path, "count_guests", guests=[3], bed=bed)
+    assert record["status"] == "ok", record
+    assert sorted(boot.name[-2:] for boot in bed.booted) == ["-1", "-2", "-3"]
+    assert bed.swept == 2, "before the boots and at the end"
