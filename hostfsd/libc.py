@@ -1,5 +1,6 @@
 """System calls that Python's os module lacks, as typed functions. Every failure is an OSError with the call's errno."""
 
+import contextlib
 import ctypes
 import os
 
@@ -17,6 +18,10 @@ _OPEN_TREE_CLONE = 1
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 _SYSCALLS = {"x86_64": {"pivot_root": 155, "getdents64": 217}, "aarch64": {"pivot_root": 41, "getdents64": 61}}
 _SYS_OPEN_TREE = 428
+
+# glibc loads it when a thread ends, which Python's do when the daemon ends: the sandbox has none, and the daemon would be aborted.
+with contextlib.suppress(OSError):
+    ctypes.CDLL("libgcc_s.so.1")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall

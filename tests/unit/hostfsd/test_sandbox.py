@@ -268,6 +268,13 @@ def test_the_process_is_confined(jail):
 
 
 @root_only
+def test_what_ending_threads_need_was_loaded_before_the_sandbox_hid_it(jail):
+    """Without it glibc aborts the daemon now and then, when one of its threads ends after the others."""
+    pid = jail.daemon.process.pid
+    assert "/libgcc_s.so" in Path(f"/proc/{pid}/maps").read_text()
+    assert not list(Path(f"/proc/{pid}/root").rglob("libgcc_s*"))
+
+
 def test_other_mounts_below_the_share_are_not_shared(start, tmp_path):
     below = tmp_path / "0" / "shared" / "below"
     below.mkdir(parents=True)
