@@ -275,6 +275,7 @@ def test_what_ending_threads_need_was_loaded_before_the_sandbox_hid_it(jail):
     assert not list(Path(f"/proc/{pid}/root").rglob("libgcc_s*"))
 
 
+@root_only
 def test_other_mounts_below_the_share_are_not_shared(start, tmp_path):
     below = tmp_path / "0" / "shared" / "below"
     below.mkdir(parents=True)
