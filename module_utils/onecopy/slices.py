@@ -128,7 +128,6 @@ class _Worker:
         self.bed = bed
         self.is_stopping = is_stopping
         self.result = result
-        self.failed_boots = run.failed_boots()
 
     def work(self, left: Sequence[Mapping[str, Any]], deadline: float) -> None:
         """Go through ``left`` in order until ``deadline``."""
