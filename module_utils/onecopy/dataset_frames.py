@@ -17,13 +17,14 @@ _PARTS: Final = ("a/large", "a/small")
 
 
 def wanted_pages(manifest: Path, parts: Collection[str]) -> set[bytes]:
-    """Digests of the pages of these parts (large, small) of one tree. Raises PageFramesError."""
+    """Digests of the pages of these parts (large, small), or files, of one tree. Raises PageFramesError."""
     document = dataset.read_manifest(manifest)
     if document is None:
         raise PageFramesError(f"{manifest}: is missing or broken: make the data set (role dataset) first")
     try:
         pages = dataset.file_pages(manifest, document)
-        return {digest for path, digests in pages if path.partition("/")[0] in parts for digest in digests}
+        named = (digests for path, digests in pages if path in parts or path.partition("/")[0] in parts)
+        return {digest for digests in named for digest in digests}
     except FileNotFoundError as error:
         raise PageFramesError(f"{error.filename}: is missing: make the data set (role dataset) again") from error
 

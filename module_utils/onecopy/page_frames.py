@@ -64,7 +64,7 @@ def scan(
 
     Reads nothing into the cache. Raises PageFramesError, OSError.
     """
-    size = _digest_size(wanted)
+    size = digest_size(wanted)
     found: dict[str, Found] = {}
     for source in sources:
         party = found.setdefault(source.party, Found())
@@ -124,27 +124,32 @@ def file_frames(source: Source) -> Iterator[tuple[int, memoryview]]:
 
 def private_frames(pid: int) -> Iterator[tuple[int, memoryview]]:
     """Frame number and content of every present page of a process's largest mapping without a file: private guest memory."""
-    start, end = largest_private(Path(f"/proc/{pid}/maps").read_text("utf-8", "replace"))
-    yield from _process_frames(pid, start, end)
+    yield from ((frame, page) for _, frame, page in mapped_pages(pid, *private_memory(pid)))
 
 
 def mapping_frames(pid: int, path: Path) -> Iterator[tuple[int, memoryview]]:
     """Frame number and content of every page of ``path`` that a process maps at this moment."""
     maps = Path(f"/proc/{pid}/maps").read_text("utf-8", "surrogateescape")
     for start, length in mapped_ranges(maps, str(path)):
-        yield from _process_frames(pid, start, start + length)
+        yield from ((frame, page) for _, frame, page in mapped_pages(pid, start, start + length))
 
 
-def _process_frames(pid: int, start: int, end: int) -> Iterator[tuple[int, memoryview]]:
+def mapped_pages(pid: int, start: int, end: int) -> Iterator[tuple[int, int, memoryview]]:
+    """Number (0: the page at ``start``), frame number and content of every page that is present between two addresses of a process."""
     memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
     try:
         for address in range(start, end, _WINDOW):
             entries = frames(str(pid), address, min(_WINDOW, end - address) // PAGE_SIZE)
-            for index, frame in enumerate(entries):
+            for number, frame in enumerate(entries, (address - start) // PAGE_SIZE):
                 if frame:
-                    yield frame, memoryview(os.pread(memory, PAGE_SIZE, address + index * PAGE_SIZE))
+                    yield number, frame, memoryview(os.pread(memory, PAGE_SIZE, start + number * PAGE_SIZE))
     finally:
         os.close(memory)
+
+
+def private_memory(pid: int) -> tuple[int, int]:
+    """Start and end address of QEMU's private guest memory."""
+    return largest_private(Path(f"/proc/{pid}/maps").read_text("utf-8", "replace"))
 
 
 def largest_private(maps: str) -> tuple[int, int]:
@@ -202,12 +207,18 @@ def _window_frames(fd: int, offset: int, length: int) -> Iterator[tuple[int, mem
 
 
 def _judge(party: Found, frame: int, page: memoryview, wanted: set[bytes], size: int) -> None:
-    digest = hashlib.blake2b(page, digest_size=size).digest()
+    digest = page_digest(page, size)
     if digest in wanted:
         party.add(frame, digest)
 
 
-def _digest_size(wanted: set[bytes]) -> int:
+def page_digest(page: memoryview, size: int) -> bytes:
+    """A page's digest, as the manifest has it."""
+    return hashlib.blake2b(page, digest_size=size).digest()
+
+
+def digest_size(wanted: set[bytes]) -> int:
+    """Bytes of each digest. Raises PageFramesError where they differ, or there are none."""
     sizes = {len(digest) for digest in wanted}
     if len(sizes) != 1:
         raise PageFramesError(

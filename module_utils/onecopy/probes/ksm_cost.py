@@ -6,22 +6,23 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from .. import ksm
+from .. import dataset_frames, ksm
 from ..ksm_run import Scanner
+from ..merged_places import Frames, ReadPages
 from .merging import is_mergeable, scanning, settings_note, start_afresh, why_not_mergeable
 from .scene import Probe, Probed, ProbeError, Scene
 
-_STEP_SECONDS: Final = 0.25
-_ALL: Final = 0.99  # a few other pages of the guests come and go meanwhile
+_PARTS: Final = ("large", "small")
+_FOUND: Final = 0.99  # of the pages that were read: a guest whose memory is too small drops them under the scanner
 
 
 def run(scene: Scene) -> Probed:
     """Merge the data set at the setting of the parameters, then pages of known life; each time from an unmerged start.
 
     Every page lies in as many places as there are guests; one guest alone reads both trees. ``merged_ratio`` = places of read pages that
-    were merged ÷ places; ``merged_after_Ns_ratio`` the same for pages that live N seconds from being read. What merges before the read is
-    baseline and not counted. With ``aged`` all memory was scanned for long before, which matters to smart_scan alone.
-    Raises ProbeError, KsmAbsentError, KnobError.
+    were merged ÷ places, by their frames; ``merged_after_Ns_ratio`` the same for pages that live N seconds from being read. What is saved
+    and what it costs are KSM's own counters; what merges before the read is baseline and not counted. With ``aged`` all memory was scanned
+    for long before, which matters to smart_scan alone. Raises ProbeError, PageFramesError, KsmAbsentError, KnobError.
     """
     if not is_mergeable(scene):
         raise ProbeError("this guest's memory cannot be merged: give the system options: {memory: private_merge}")
@@ -42,20 +43,21 @@ def run(scene: Scene) -> Probed:
 def _whole_set(
     scene: Scene, scanner: Scanner, tested: Mapping[str, Any]
 ) -> tuple[dict[str, float], dict[str, list[list[float]]]]:
-    _afresh(scene, scanner, tested)
+    read_pages = _afresh(scene, scanner, tested, _PARTS)
     baseline = scanner.sample()
     _read(scene, "")
     read_at = time.monotonic()
     samples, reached = scanner.watch(float(scene.parameters["limit_seconds"]))
     last = samples[-1]
-    pages = scene.context.dataset.pages(("a/large", "a/small"))
+    pages = scene.context.dataset.pages([f"a/{part}" for part in _PARTS])
+    [merged_ratio] = _merged_ratios(scene, read_pages, [read_pages.frames()], pages)
     saved = last.pages_sharing - baseline.pages_sharing
     cost = ksm.cost(baseline, samples[reached if reached is not None else -1])
     metrics: dict[str, float] = {
         "baseline_merged_bytes": baseline.pages_sharing * ksm.PAGE_SIZE,
         "saved_bytes": saved * ksm.PAGE_SIZE,
         "zero_saved_bytes": (last.zero_pages - baseline.zero_pages) * ksm.PAGE_SIZE,
-        "merged_ratio": _merged_places(baseline, last) / (_places(scene) * pages),
+        "merged_ratio": merged_ratio,
         "full_scans": cost.full_scans,
     }
     if reached is not None:
@@ -76,31 +78,32 @@ def _whole_set(
 def _by_life(scene: Scene, scanner: Scanner, tested: Mapping[str, Any], lives: Sequence[float]) -> list[list[float]]:
     """For every life: the mean age of one large file's pages then (they are read one after another), and the share of them that was merged.
 
-    One observation tells all: what is dropped at an age was merged by then, or never. It ends early when nothing is left to be merged.
+    One observation tells all: what is dropped at an age was merged by then, or never.
     """
     name = scene.context.dataset.large_file()
+    below = name.partition("/")[2]
     pages = next(-(-size // ksm.PAGE_SIZE) for path, size in scene.context.dataset.files["a/large"] if path == name)
-    _afresh(scene, scanner, tested)
-    baseline = scanner.sample()
+    read_pages = _afresh(scene, scanner, tested, [below])
     started = time.monotonic()
-    _read(scene, name.partition("/")[2])
+    _read(scene, below)
     read_at = time.monotonic()
-
-    found = []
+    seen = []
     for life in lives:
-        while True:
-            ratio = _merged_places(baseline, scanner.sample()) / (_places(scene) * pages)
-            left = read_at + life - time.monotonic()
-            if left <= 0 or ratio >= _ALL:
-                break
-            time.sleep(min(_STEP_SECONDS, left))
-        found.append([life + (read_at - started) / 2, ratio])
-    return found
+        time.sleep(max(0.0, read_at + life - time.monotonic()))
+        seen.append(read_pages.frames())
+    ages = [life + (read_at - started) / 2 for life in lives]
+    ratios = _merged_ratios(scene, read_pages, seen, pages)
+    return [list(point) for point in zip(ages, ratios, strict=True)]
 
 
-def _afresh(scene: Scene, scanner: Scanner, tested: Mapping[str, Any]) -> None:
+def _afresh(scene: Scene, scanner: Scanner, tested: Mapping[str, Any], parts: Sequence[str]) -> ReadPages:
+    """The guests and KSM as they are to be before ``parts`` are read."""
     start_afresh(scene, scanner, is_aged=bool(scene.parameters["aged"]) and bool(tested["smart_scan"]))
+    paths, name = scene.context.paths, scene.context.plan["dataset"]["name"]
+    qemus = [boot.qemu_pid for boot in scene.boots if boot.qemu_pid is not None]
+    read_pages = ReadPages(qemus, dataset_frames.wanted_pages(paths.dataset_manifest(name), parts))
     scanner.set(**tested)
+    return read_pages
 
 
 def _read(scene: Scene, part: str) -> None:
@@ -112,12 +115,12 @@ def _read(scene: Scene, part: str) -> None:
             scene.read(boot, part)
 
 
-def _places(scene: Scene) -> int:
-    return max(2, len(scene.boots))
-
-
-def _merged_places(before: ksm.Sample, after: ksm.Sample) -> int:
-    return after.pages_shared + after.pages_sharing - before.pages_shared - before.pages_sharing
+def _merged_ratios(scene: Scene, read_pages: ReadPages, seen: Sequence[Frames], pages: int) -> list[float]:
+    merged, places = read_pages.merged(seen)
+    expected = max(2, len(scene.boots)) * pages
+    if places < _FOUND * expected:
+        raise ProbeError(f"the guests cache {places} of the {expected} pages that they read: give them more memory")
+    return [count / places for count in merged]
 
 
 PROBE: Final = Probe(
