@@ -4,27 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import tiny
 from ansible.module_utils.onecopy import plan as planning
 from ansible.module_utils.onecopy import records, slices
 from ansible.module_utils.onecopy.paths import HostPaths
 from fake_testbed import FakeTestbed
+from tiny import ABLE, RUN
 
-RUN = "20260101T000000Z"
-EXPERIMENT: dict[str, Any] = {
-    "name": "tiny",
-    "description": "for tests",
-    "seed": 1,
-    "repeats": 1,
-    "guest": {"memory_mib": 256, "cpus": 1},
-    "dataset": {"name": "tiny", "large_mib": 1, "large_files": 1, "small_mib": 1, "small_files": 5, "seed": 1},
-    "systems": ["virtiofs_never", "virtiofs_auto"],
-    "host_cache": ["cold", "warm"],
-    "guest_cache": ["cold"],
-    "residency": ["cat"],
-    "timed": ["cat"],
-    "timeout_seconds": 20,
-}
-ABLE = {"accelerator": "tcg", "qemu": {"supported": True}, "virtiofsd": {"supported": True}}
+EXPERIMENT = tiny.experiment(
+    systems=["virtiofs_never", "virtiofs_auto"], host_cache=["cold", "warm"], residency=["cat"], timed=["cat"]
+)
 
 
 def plan() -> dict[str, Any]:
@@ -33,11 +22,7 @@ def plan() -> dict[str, Any]:
 
 def lay_out(paths: HostPaths) -> None:
     """The share that the plan's workloads read."""
-    for part in ("a/large", "a/small", "b/large", "b/small"):
-        directory = paths.share("tiny") / "data" / part
-        directory.mkdir(parents=True)
-        (directory / "file").write_bytes(b"x" * 5000)
-    (paths.share("tiny") / "scratch").mkdir()
+    tiny.lay_out(paths)
     paths.run(RUN).mkdir(parents=True)
 
 

@@ -8,28 +8,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
+import tiny
 from ansible.module_utils.onecopy import device_limit, experiment
 from ansible.module_utils.onecopy import plan as planning
 from ansible.module_utils.onecopy.device_limit import Limit
 
 DEVICE = os.makedev(7, 3)
-EXPERIMENT: dict[str, Any] = {
-    "name": "tiny",
-    "description": "for tests",
-    "seed": 1,
-    "repeats": 1,
-    "guest": {"memory_mib": 256, "cpus": 1},
-    "dataset": {"name": "tiny", "large_mib": 1, "large_files": 1, "small_mib": 1, "small_files": 5, "seed": 1},
-    "systems": ["hfs", {"system": "gfs", "label": "own", "options": {"queues": 2}}],
-    "device": ["as_is", "hdd"],
-    "host_cache": ["cold"],
-    "guest_cache": ["cold"],
-    "timed": ["cat"],
-    "timeout_seconds": 20,
-}
+EXPERIMENT = tiny.experiment(
+    systems=["hfs", {"system": "gfs", "label": "own", "options": {"queues": 2}}], device=["as_is", "hdd"], timed=["cat"]
+)
 
 
 def test_every_device_is_a_label_of_its_own() -> None:

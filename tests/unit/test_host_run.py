@@ -10,25 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tiny
 from ansible.module_utils.onecopy import host_run, knobs, lock, records, slices
 from ansible.module_utils.onecopy import plan as planning
 from ansible.module_utils.onecopy.paths import HostPaths
+from tiny import ABLE, RUN
 
-RUN = "20260101T000000Z"
-ABLE = {"accelerator": "tcg", "qemu": {"supported": True}, "virtiofsd": {"supported": True}}
-EXPERIMENT: dict[str, Any] = {
-    "name": "tiny",
-    "description": "for tests",
-    "seed": 1,
-    "repeats": 1,
-    "guest": {"memory_mib": 256, "cpus": 1},
-    "dataset": {"name": "tiny", "large_mib": 1, "large_files": 1, "small_mib": 1, "small_files": 5, "seed": 1},
-    "systems": ["hfs", "virtiofs_auto"],
-    "host_cache": ["cold"],
-    "guest_cache": ["cold"],
-    "timed": ["cat"],
-    "timeout_seconds": 20,
-}
+EXPERIMENT = tiny.experiment(systems=["hfs", "virtiofs_auto"], timed=["cat"])
 PLAN = planning.make_plan(EXPERIMENT, ABLE)
 
 
@@ -36,11 +24,7 @@ PLAN = planning.make_plan(EXPERIMENT, ABLE)
 def paths(disk_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostPaths:
     """A prepared host with systemd, seen by root."""
     found = HostPaths(disk_path / "state")
-    for part in ("a/large", "a/small", "b/large", "b/small"):
-        directory = found.share("tiny") / "data" / part
-        directory.mkdir(parents=True)
-        (directory / "file").write_bytes(b"x" * 5000)
-    (found.share("tiny") / "scratch").mkdir()
+    tiny.lay_out(found)
     monkeypatch.setattr(host_run.os, "geteuid", lambda: 0)
     monkeypatch.setattr(host_run.shutil, "which", lambda program: f"/usr/bin/{program}")
     return found

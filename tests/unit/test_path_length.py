@@ -9,43 +9,29 @@ from typing import Any
 
 import jsonschema
 import pytest
+import tiny
 from ansible.module_utils.onecopy import experiment, perf, qemu, records, runner_kernel, slices
 from ansible.module_utils.onecopy import plan as planning
 from ansible.module_utils.onecopy.paths import HostPaths
 from ansible.module_utils.onecopy.probes import path_length
 from ansible.module_utils.onecopy.systems import SYSTEMS
 from fake_testbed import FakeTestbed
+from tiny import ABLE, RUN
 
 PROJECT = Path(__file__).resolve().parents[2]
 DATA = PROJECT / "tests/data"
 SCHEMA = json.loads((PROJECT / "reports/schema/experiment.schema.json").read_text())
 RECORD = jsonschema.Draft202012Validator(json.loads((PROJECT / "reports/schema/record.schema.json").read_text()))
-RUN = "20260101T000000Z"
 LARGE, SMALL = 300_000, 3000
-EXPERIMENT: dict[str, Any] = {
-    "name": "tiny",
-    "description": "for tests",
-    "seed": 1,
-    "repeats": 1,
-    "guest": {"memory_mib": 256, "cpus": 1},
-    "dataset": {"name": "tiny", "large_mib": 1, "large_files": 1, "small_mib": 1, "small_files": 5, "seed": 1},
-    "systems": [{"system": "virtiofs_auto", "options": {"icount": True}}],
-    "host_cache": ["cold"],
-    "guest_cache": ["cold"],
-    "probes": [{"probe": "path_length", "rounds": 2}],
-    "timeout_seconds": 20,
-}
-ABLE = {"accelerator": "tcg", "qemu": {"supported": True}, "virtiofsd": {"supported": True}}
+EXPERIMENT = tiny.experiment(
+    systems=[{"system": "virtiofs_auto", "options": {"icount": True}}], probes=[{"probe": "path_length", "rounds": 2}]
+)
 
 
 def record_of(paths: HostPaths, accelerator: str = "tcg", answer: Any = None, **changes: Any) -> dict[str, Any]:
     document = experiment.validate(EXPERIMENT | changes, SCHEMA, "tiny.yml")
     plan = planning.make_plan(document, ABLE | {"accelerator": accelerator})
-    for part, size in (("a/large", LARGE), ("a/small", SMALL), ("b/large", LARGE), ("b/small", SMALL)):
-        directory = paths.share("tiny") / "data" / part
-        directory.mkdir(parents=True)
-        (directory / "file").write_bytes(b"x" * size)
-    (paths.share("tiny") / "scratch").mkdir()
+    tiny.lay_out(paths, LARGE, SMALL)
     paths.run(RUN).mkdir(parents=True)
     bed = FakeTestbed(paths.state, answer=answer or {})
     slices.run_slice(plan, RUN, "box1", paths, bed=bed, drop_host=lambda: None)

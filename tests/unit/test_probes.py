@@ -9,30 +9,19 @@ from typing import Any
 
 import jsonschema
 import pytest
+import tiny
 from ansible.module_utils.onecopy import experiment, probes, progress, records, sample, slices
 from ansible.module_utils.onecopy import plan as planning
 from ansible.module_utils.onecopy.analysis import metrics
 from ansible.module_utils.onecopy.paths import HostPaths
 from ansible.module_utils.onecopy.probes import Probe, Probed, ProbeError, Scene
 from fake_testbed import FakeTestbed
+from tiny import ABLE, RUN
 
 PROJECT = Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((PROJECT / "reports/schema/experiment.schema.json").read_text())
 RECORD = jsonschema.Draft202012Validator(json.loads((PROJECT / "reports/schema/record.schema.json").read_text()))
-EXPERIMENT: dict[str, Any] = {
-    "name": "tiny",
-    "description": "for tests",
-    "seed": 1,
-    "repeats": 1,
-    "guest": {"memory_mib": 256, "cpus": 1},
-    "dataset": {"name": "tiny", "large_mib": 1, "large_files": 1, "small_mib": 1, "small_files": 5, "seed": 1},
-    "systems": ["hfs", "virtiofs_auto", "virtiofs_never"],
-    "host_cache": ["cold"],
-    "guest_cache": ["cold"],
-    "timeout_seconds": 20,
-}
-ABLE = {"accelerator": "tcg", "qemu": {"supported": True}, "virtiofsd": {"supported": True}}
-RUN = "20260101T000000Z"
+EXPERIMENT = tiny.experiment(systems=["hfs", "virtiofs_auto", "virtiofs_never"])
 
 
 def count_bytes(scene: Scene) -> Probed:
@@ -108,12 +97,7 @@ def run_one(
     paths: HostPaths, tmp_path: Path, *entries: Any, guests: Sequence[int] = (1,), bed: FakeTestbed | None = None
 ) -> dict[str, Any]:
     plan = planning.make_plan(with_probes(*entries, systems=["virtiofs_auto"], guests=list(guests)), ABLE)
-    for tree in "ab":
-        for part in ("large", "small"):
-            directory = paths.share("tiny") / "data" / tree / part
-            directory.mkdir(parents=True)
-            (directory / "file").write_bytes(b"x" * 5000)
-    (paths.share("tiny") / "scratch").mkdir()
+    tiny.lay_out(paths)
     paths.run(RUN).mkdir(parents=True)
     slices.run_slice(plan, RUN, "box1", paths, bed=bed or FakeTestbed(tmp_path), drop_host=lambda: None)
     (record,) = records.read(paths.run(RUN) / "results.jsonl").records

@@ -13,31 +13,20 @@ from typing import Any
 
 import jsonschema
 import pytest
+import tiny
 from ansible.module_utils.onecopy import ledger, records, slices
 from ansible.module_utils.onecopy import plan as planning
 from ansible.module_utils.onecopy.host_data import ImageData, ShareData
 from ansible.module_utils.onecopy.paths import HostPaths
 from ansible.module_utils.onecopy.probes import PROBES, Probed, Scene
 from fake_testbed import FakeTestbed, Points
+from tiny import ABLE, RUN
 
 PROJECT = Path(__file__).resolve().parents[2]
 RECORD = jsonschema.Draft202012Validator(json.loads((PROJECT / "reports/schema/record.schema.json").read_text()))
-RUN = "20260101T000000Z"
-EXPERIMENT: dict[str, Any] = {
-    "name": "tiny",
-    "description": "for tests",
-    "seed": 1,
-    "repeats": 1,
-    "guest": {"memory_mib": 256, "cpus": 1},
-    "dataset": {"name": "tiny", "large_mib": 1, "large_files": 1, "small_mib": 1, "small_files": 5, "seed": 1},
-    "systems": ["hfs", "virtiofs_never", "virtiofs_auto"],
-    "host_cache": ["cold", "warm"],
-    "guest_cache": ["cold"],
-    "residency": ["cat"],
-    "timed": ["cp"],
-    "timeout_seconds": 20,
-}
-ABLE = {"accelerator": "tcg", "qemu": {"supported": True}, "virtiofsd": {"supported": True}}
+EXPERIMENT = tiny.experiment(
+    systems=["hfs", "virtiofs_never", "virtiofs_auto"], host_cache=["cold", "warm"], residency=["cat"], timed=["cp"]
+)
 
 
 @pytest.fixture

@@ -10,37 +10,23 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tiny
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.onecopy import plan as planning
 from ansible.module_utils.onecopy import records, run_directory, slices
 from ansible.module_utils.onecopy.paths import HostPaths
 from ansible.plugins.action import ActionBase
 from fake_testbed import FakeTestbed
+from tiny import ABLE
 
 PROJECT = Path(__file__).resolve().parents[2]
-EXPERIMENT: dict[str, Any] = {
-    "name": "tiny",
-    "description": "for tests",
-    "seed": 1,
-    "guest": {"memory_mib": 256, "cpus": 1},
-    "dataset": {"name": "tiny", "large_mib": 1, "large_files": 1, "small_mib": 1, "small_files": 5, "seed": 1},
-    "systems": ["virtiofs_auto", "virtiofs_never"],
-    "host_cache": ["cold"],
-    "guest_cache": ["cold"],
-    "timed": ["cat"],
-    "timeout_seconds": 20,
-}
-ABLE = {"accelerator": "tcg", "qemu": {"supported": True}, "virtiofsd": {"supported": True}}
+EXPERIMENT = tiny.experiment(systems=["virtiofs_auto", "virtiofs_never"], timed=["cat"])
 
 
 @pytest.fixture
 def paths(disk_path: Path) -> HostPaths:
     found = HostPaths(disk_path)
-    for part in ("a/large", "a/small", "b/large", "b/small"):
-        directory = found.share("tiny") / "data" / part
-        directory.mkdir(parents=True)
-        (directory / "file").write_bytes(b"x" * 5000)
-    (found.share("tiny") / "scratch").mkdir()
+    tiny.lay_out(found)
     return found
 
 
@@ -99,7 +85,7 @@ def test_a_fixed_number_of_boots(paths: HostPaths, tmp_path: Path, seconds: floa
 def test_an_adaptive_run_stops_before_its_cap(
     paths: HostPaths, tmp_path: Path, seconds: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = planning.make_plan(EXPERIMENT | {"adaptive": {"cap": 8}}, ABLE)
+    plan = planning.make_plan({**EXPERIMENT, "repeats": None, "adaptive": {"cap": 8}}, ABLE)
     loop = Loop(plan, paths, tmp_path, seconds)
     every = loop.work()
     assert [record["repeat"] for record in every] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
