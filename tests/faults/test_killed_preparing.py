@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
-import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import machine
@@ -17,9 +19,8 @@ from points import POINTS, Told, draw
 PREPARE = ("ansible-playbook", "playbooks/prepare.yml")
 DATASET = EXPERIMENT["dataset"] | {"name": "broken_off", "large_mib": 32, "small_mib": 8, "small_files": 2000}
 SYSTEMS = ["gfs", "gfs_direct", "virtiofs_auto"]
-# What is made, and a time in which neither is made on any machine: the second task alone writes 80 MiB.
-TASKS = ("dataset : Numbers | Make the data set", "guest_image : Images | Make the images")
-SECONDS = 1.0
+# Two trees of 40 MiB, then two images of both: it is killed when so much of that lies on the disk, however fast the machine is.
+MADE_MIB = 150.0
 MOST = 3
 
 
@@ -31,11 +32,13 @@ def test_killed_while_preparing(lab: Lab, tmp_path: Path, point: int, told: Told
     chance = draw("prepare", point)
     run = Run(lab, tmp_path, dataset=DATASET, systems=SYSTEMS, host_cache=["cold"], timed=[])
     paths = HostPaths(lab.state)
+    places = (paths.share(DATASET["name"]), paths.image(DATASET["name"], "gfs").parent)
     try:
         controller = run.start(*PREPARE)
-        task = chance.choice(TASKS)
-        wait_until(lambda: f"TASK [{task}" in run.log.read_text(), RUN_SECONDS, task)
-        time.sleep(chance.uniform(0, SECONDS))
+        mib = chance.uniform(0, MADE_MIB)
+        wait_until(
+            lambda: controller.poll() is not None or made_mib(places) > mib, RUN_SECONDS, f"{mib:.0f} MiB are made"
+        )
         assert controller.poll() is None, "it was over before"
         pids = [controller.pid, *(process.pid for process in machine.below(controller.pid))]
         machine.kill(pids if chance.random() < 0.5 else pids[:1], signal.SIGKILL)
@@ -51,8 +54,19 @@ def test_killed_while_preparing(lab: Lab, tmp_path: Path, point: int, told: Told
         run.expect_complete([])
         lab.expect_quiet(before)
     finally:
-        for place in (paths.share(DATASET["name"]), paths.image(DATASET["name"], "gfs").parent):
+        for place in places:
             lab.inside("rm", "-rf", f"/var/lib/onecopy/{place.relative_to(lab.state)}")
         for manifest in (paths.state / "manifests").glob(f"{DATASET['name']}.*"):
             manifest.unlink()
     told("the same command made them, and a run on them was complete")
+
+
+def made_mib(places: Iterable[Path]) -> float:
+    """What lies below these directories, which grows while one looks."""
+    made = 0
+    for place in places:
+        for directory, _, names in os.walk(place):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    made += os.stat(Path(directory, name)).st_blocks * 512
+    return made / 2**20
