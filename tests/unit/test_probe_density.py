@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -72,6 +73,15 @@ def snapshot(free_mib: int, guests: int) -> dict[str, Any]:
 def played(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine of which nothing is really looked at: each guest reads 100 bytes, and 50 move below it."""
     moved: dict[int, float] = {}
+    left_behind = {100, 101, 102}  # guests in whose free memory a reader's buffer lies
+
+    def run(self: Scene, boot: Any, argv: Sequence[str]) -> dict[str, Any]:
+        assert argv[:2] == ("dd", "if=/dev/zero")
+        left_behind.discard(boot.qemu_pid)
+        return {}
+
+    def frames(scene: Scene) -> dict[str, float]:
+        return {"physical_copies": 2.5 + sum(boot.qemu_pid in left_behind for boot in scene.boots)}
 
     def grow(boot: Any) -> float:
         moved[boot.qemu_pid] = moved.get(boot.qemu_pid, 0.0) + 50
@@ -79,12 +89,13 @@ def played(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
     free = itertools.cycle([1500, 1400])
     monkeypatch.setattr(density, "_snapshot", lambda scene: snapshot(next(free), len(scene.boots)))
-    monkeypatch.setattr(density, "_frames", lambda _: {"physical_copies": 2.5})
+    monkeypatch.setattr(density, "_frames", frames)
     monkeypatch.setattr(density, "_storage", lambda _: {"storage_bytes": 5.0})
     monkeypatch.setattr(density, "_open_images", lambda _: {"one"})
     monkeypatch.setattr(density, "_scanned_pages", lambda: 7)
     monkeypatch.setattr(density, "_moved", grow)
     monkeypatch.setattr(Scene, "reach", lambda self, host, guest: {})
+    monkeypatch.setattr(Scene, "run", run)
     monkeypatch.setattr(Scene, "read", lambda self, boot: {"read_bytes": 100})
     return monkeypatch
 

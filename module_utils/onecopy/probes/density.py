@@ -17,14 +17,16 @@ from .scene import Probe, Probed, Scene
 
 _CALL_SECONDS: Final = 60.0
 _PARTS: Final = ("a/large", "a/small")
+# Takes the pages that were freed last, which programs that ended had, and leaves zeros in them.
+_OVERWRITE: Final = ("dd", "if=/dev/zero", "of=/dev/null", "bs=4M", "count=1")
 
 
 def run(scene: Scene) -> Probed:
     """Every guest reads tree a once, one after another, from a cold start; then everybody's pages are counted.
 
     ``copies_ratio``: places (page slots of host cache and guests, and the ends of files that daemons keep themselves) ÷ pages of the tree;
-    ``physical_copies_ratio``: distinct frames, by PFN and content. Where KSM can merge the guests' memory both are taken before it runs, and
-    ``merged_copies_ratio`` at its plateau.
+    ``physical_copies_ratio``: distinct frames, by PFN and content, without the buffers that the readers left behind. Where KSM can merge the
+    guests' memory both are taken before it runs, and ``merged_copies_ratio`` at its plateau.
     ``held_bytes``: memory that guests, QEMUs and daemons hold, and the host's cache of the guests' storage (``host_data_bytes``).
     ``idle_used_bytes`` and ``used_bytes``: the whole machine's memory in use before and after the reading, caches and strangers included.
     ``moved_per_read_ratio``: bytes read at all layers below the guests' programs ÷ bytes that these read; ``images``: files with a file system
@@ -54,6 +56,7 @@ def run(scene: Scene) -> Probed:
     moved = sum(_moved(boot) - moved_before[number] for number, boot in zip(seconds, scene.boots, strict=True))
     host_data = scene.data.residency().resident_pages * ledger.PAGE_SIZE
     metrics = _copies(scene) | _memory(before, _snapshot(scene), host_data) | _storage(scene) | _starts(scene)
+    metrics["physical_copies_ratio"] = _physical_copies(scene)
     first, *later = seconds.values()
     metrics |= {"first_read_seconds": first, "later_read_seconds": sum(later) / len(later) if later else first}
     metrics |= {"moved_per_read_ratio": moved / read_bytes, "images": len(_open_images(scene))}
@@ -119,7 +122,6 @@ def _copies(scene: Scene) -> dict[str, float]:
         "host_copies_ratio": host / pages,
         "guest_copies_ratio": guests / pages,
         "daemon_copies_ratio": daemons / pages,
-        "physical_copies_ratio": _frames(scene)["physical_copies"],
     }
 
 
@@ -132,6 +134,13 @@ def _guest_pages(boot: Boot) -> int:
 def _tail_pages(boot: Boot) -> int:
     """Pages of files' ends that this guest's daemon keeps itself for its DAX window."""
     return int(io_path.fuse_counters(io_path.ask(boot.stats))["tail_pages"]) if boot.stats else 0
+
+
+def _physical_copies(scene: Scene) -> float:
+    """Copies by frames. What the readers' own buffers were is free memory, which nobody holds: it is overwritten first."""
+    for boot in scene.boots:
+        scene.run(boot, _OVERWRITE)
+    return float(_frames(scene)["physical_copies"])
 
 
 def _frames(scene: Scene) -> dict[str, Any]:
