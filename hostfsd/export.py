@@ -1,6 +1,7 @@
 """What a session serves and shares between its queues: the exported tree, its policy, the window."""
 
 import os
+import resource
 import stat
 import threading
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ class Export:
         self._opens = threading.Lock()
         self._file_flags = {"never": fuse.FOPEN_DIRECT_IO, "auto": 0, "always": fuse.FOPEN_KEEP_CACHE}[policy.cache]
         self._dir_flags = fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_CACHE_DIR if policy.cache == "always" else 0
+
+    @property
+    def has_descriptors(self) -> bool:
+        """Say whether files may be held that the guest has only seen in a directory: half of all are for what it asks for by name."""
+        return len(self.inodes) < resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
 
     def attr_out(self, inode: Inode) -> bytes:
         """Return struct fuse_attr_out of an inode as it is now."""

@@ -136,6 +136,7 @@ def _read(export: Export, request: Request, plus: bool) -> bytes:
     room = min(size, fuse.MAX_WRITE)
     parent, root = directory.inode, export.inodes.root
     parent.require_shared()
+    found_out = plus and export.has_descriptors
     parts: list[bytes] = []
     with directory.lock:
         directory.seek(offset)
@@ -147,7 +148,7 @@ def _read(export: Export, request: Request, plus: bool) -> bytes:
             if parent is root and name == b"..":
                 number = root.key[1]  # what lies above the share is no business of the guest
             if plus:
-                parts.append(_NO_ENTRY if name in _DOTS else _entry(export, parent, name))
+                parts.append(_entry(export, parent, name) if found_out and name not in _DOTS else _NO_ENTRY)
             parts.append(fuse.dirent(number, following & 0xFFFFFFFFFFFFFFFF, kind, name))
             room -= need
             directory.take()

@@ -12,7 +12,7 @@ from hostfsd.request import Request
 
 _WANTED = (
     fuse.ASYNC_READ | fuse.ATOMIC_O_TRUNC | fuse.BIG_WRITES | fuse.AUTO_INVAL_DATA | fuse.DO_READDIRPLUS
-    | fuse.READDIRPLUS_AUTO | fuse.ASYNC_DIO | fuse.PARALLEL_DIROPS | fuse.INIT_MAX_PAGES | fuse.INIT_EXT
+    | fuse.ASYNC_DIO | fuse.PARALLEL_DIROPS | fuse.INIT_MAX_PAGES | fuse.INIT_EXT
 )  # fmt: skip
 _LARGEST = (1 << 63) - 1
 
@@ -24,6 +24,10 @@ def init(export: Export, request: Request, _: Counters) -> bytes:
     offered2 = fuse.WORD32.unpack_from(request.arguments, 16)[0] if len(request.arguments) >= 20 else 0
     export.clear()
     flags, flags2 = offered & _WANTED, 0
+    if not export.seconds:
+        # Attributes that are listed with the names are worthless at once: only where the guest's kernel expects to use them.
+        # In other modes always: that kernel guesses too late, and then asks for every file of a tree that is walked.
+        flags |= offered & fuse.READDIRPLUS_AUTO
     if export.window.size:
         flags |= offered & fuse.MAP_ALIGNMENT
         if flags & fuse.INIT_EXT:

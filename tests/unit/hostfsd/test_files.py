@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import stat
 import struct
 import subprocess
@@ -170,6 +171,23 @@ def test_readdirplus_counts_lookups(fs):
         if entry.node:
             fs.guest.forget(entry.node)
     assert fs.daemon.stats()["inodes"] == 1
+
+
+@pytest.mark.parametrize(("cache", "auto"), [("never", True), ("auto", False), ("always", False)])
+def test_attributes_come_with_the_names_where_the_guest_may_keep_them(start, cache, auto):
+    flags = start("--cache", cache).flags[0]
+    assert flags >> 13 & 1
+    assert bool(flags >> 14 & 1) == auto
+
+
+def test_a_listing_leaves_descriptors_for_what_is_asked_for_by_name(fs):
+    resource.prlimit(fs.daemon.process.pid, resource.RLIMIT_NOFILE, (100, 100))
+    for number in range(300):
+        (fs.shared / str(number)).touch()
+    listed = fs.guest.list(1, plus=True)
+    assert len(listed) == 302
+    assert 45 < sum(entry.node != 0 for entry, *_ in listed) < 80
+    assert fs.guest.lookup(b"299").node
 
 
 def test_the_root_shows_nothing_above_itself(fs):
