@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from . import page_frames
 from .cachestat import PAGE_SIZE
 
-# The frame behind every page of each guest's memory, 0 where none is.
+# The frame behind every page of each guest's memory, 0 where none is; and some of these pages, by number.
 Frames = Sequence[Sequence[int]]
+Places = Sequence[set[int]]
 
 
 class ReadPages:
     """Pages that hold ``wanted`` content (digests of the manifest) in these QEMUs' guests from now on. Make it before they are read.
 
-    To see the frames takes milliseconds, to look for the pages by content a second: that is done once, at the end.
+    To see the frames takes milliseconds, to look for the pages by content a second: that may be done once, at the end.
     Raises PageFramesError, OSError.
     """
 
@@ -31,16 +32,11 @@ class ReadPages:
         """The frames at this moment."""
         return [page_frames.frames(str(pid), start, (end - start) // PAGE_SIZE) for pid, start, end in self._memories]
 
-    def merged(self, seen: Sequence[Frames]) -> tuple[list[int], int]:
-        """For each moment: how many of the pages lay in a frame that stands behind another page of the guests, too; and how many pages there are.
+    def places(self) -> Places:
+        """Where the pages are that were read since. Call it while the guests still cache them."""
+        return [now - before for now, before in zip(self._find(), self._left_over, strict=True)]
 
-        Pages that nobody holds any more now are not known: call it while the guests still cache what they read.
-        """
-        places = [now - before for now, before in zip(self._find(), self._left_over, strict=True)]
-        counts = [_merged(frames, places) for frames in seen]
-        return counts, sum(len(numbers) for numbers in places)
-
-    def _find(self) -> list[set[int]]:
+    def _find(self) -> Places:
         size = page_frames.digest_size(self._wanted)
         return [
             {
@@ -52,6 +48,12 @@ class ReadPages:
         ]
 
 
-def _merged(frames: Frames, places: Sequence[set[int]]) -> int:
+def merged(frames: Frames, places: Places) -> int:
+    """How many of the ``places`` lay in a frame that stands behind another page of the guests, too."""
     used = Counter(frame for memory in frames for frame in memory if frame)
     return sum(used[memory[number]] > 1 for memory, numbers in zip(frames, places, strict=True) for number in numbers)
+
+
+def distinct(frames: Frames, places: Places) -> int:
+    """How many frames stand behind all ``places``."""
+    return len({memory[number] for memory, numbers in zip(frames, places, strict=True) for number in numbers})

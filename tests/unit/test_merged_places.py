@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.onecopy import dataset, dataset_frames
-from ansible.module_utils.onecopy.merged_places import ReadPages
+from ansible.module_utils.onecopy.merged_places import ReadPages, distinct, merged
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="frame numbers are for root's eyes")
 # Private memory whose first pages keep what was read long ago, and where, once a line comes, further pages of the file are read to.
@@ -43,9 +43,12 @@ def test_pages_read_since_count_and_lie_in_a_frame_of_their_own_or_not(disk_path
         guest.stdout.readline()
         pages = ReadPages([guest.pid], wanted)
         before = pages.frames()
-        assert pages.merged([before]) == ([0], 0), "what was left over is not counted"
+        assert pages.places() == [set()], "what was left over is not counted"
         print(file=guest.stdin, flush=True)
         guest.stdout.readline()
         apart = pages.frames()
         together = [array("Q", (7 if frame else 0 for frame in apart[0]))]
-        assert pages.merged([before, apart, together]) == ([0, 0, 50], 50)
+        places = pages.places()
+        assert [len(numbers) for numbers in places] == [50]
+        assert [merged(frames, places) for frames in (before, apart, together)] == [0, 0, 50]
+        assert [distinct(frames, places) for frames in (apart, together)] == [50, 1]

@@ -56,8 +56,8 @@ class Machine:
         """Stands for the frames behind all pages: how many of the pages that were read are merged."""
         return sum(pages for at, pages in self.reads if self.now - at >= self.scan_seconds)
 
-    def merged(self, seen: list[int]) -> tuple[list[int], int]:
-        return seen, sum(pages for _, pages in self.reads) - self.dropped
+    def places(self) -> list[range]:
+        return [range(sum(pages for _, pages in self.reads) - self.dropped)]
 
     def wanted_pages(self, manifest: str, parts: list[str]) -> set[bytes]:
         self.wanted.append(list(parts))
@@ -90,6 +90,7 @@ def probe(machine: Machine, monkeypatch: pytest.MonkeyPatch, memory: str = "merg
     monkeypatch.setattr(ksm_cost, "time", SimpleNamespace(monotonic=lambda: machine.now, sleep=sleep))
     monkeypatch.setattr(ksm_cost, "scanning", machine.scanning)
     monkeypatch.setattr(ksm_cost, "ReadPages", lambda qemus, wanted: machine)
+    monkeypatch.setattr(ksm_cost, "merged", lambda frames, places: frames)
     monkeypatch.setattr(dataset_frames, "wanted_pages", machine.wanted_pages)
     files = {"a/large": [("a/large/one", LARGE * 4096)], "a/small": [("a/small/many", SMALL * 4096)]}
     boots = [

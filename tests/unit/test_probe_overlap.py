@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from ansible.module_utils.onecopy import dataset_frames, merged_places
 from ansible.module_utils.onecopy.probes import Probed, ProbeError, Scene, overlap
 
 FILES = [f"a/large/{number}" for number in range(8)]
@@ -34,6 +35,8 @@ def test_what_cannot_be_dealt_is_refused(files: int, share: float, words: str) -
 
 
 class Guest:
+    qemu_pid = 1
+
     def __init__(self, host: set[str], keeps: bool) -> None:
         self.host, self.keeps = host, keeps
         self.cached: set[str] = set()
@@ -61,21 +64,28 @@ def probe(
         boot.cached |= set(argv[1:])
         host.update(argv[1:])
 
-    def sharing() -> SimpleNamespace:
-        places = sum(len(guest.cached) for guest in guests)
-        return SimpleNamespace(pages_sharing=5 + PAGES * (places - len(set().union(*(g.cached for g in guests)))))
+    def read_pages(qemus: list[int], wanted: object) -> SimpleNamespace:
+        assert (qemus, wanted) == ([1, 1], {name.removeprefix("a/") for name in FILES[: 4 if share else 8]})
+        return SimpleNamespace(frames=lambda: None, places=lambda: set().union(*(guest.cached for guest in guests)))
 
     @contextmanager
     def fast_scanner(scene: object) -> Iterator[Any]:
-        yield SimpleNamespace(sample=sharing) if merges else None
+        yield SimpleNamespace() if merges else None
 
     monkeypatch.setattr(overlap, "fast_scanner", fast_scanner)
     monkeypatch.setattr(overlap, "settings_note", lambda scanner: "settings: ksm_run 1")
-    monkeypatch.setattr(overlap, "settle", lambda scanner: scanner.sample())
+    monkeypatch.setattr(overlap, "settle", lambda scanner: None)
+    monkeypatch.setattr(merged_places, "ReadPages", read_pages)
+    monkeypatch.setattr(merged_places, "distinct", lambda frames, places: PAGES * len(places))
+    monkeypatch.setattr(dataset_frames, "wanted_pages", lambda manifest, files: files)
     scene = SimpleNamespace(
         boots=guests,
         parameters={"overlap": share},
-        context=SimpleNamespace(dataset=SimpleNamespace(files={"a/large": [(name, PAGES * 4096) for name in FILES]})),
+        context=SimpleNamespace(
+            dataset=SimpleNamespace(files={"a/large": [(name, PAGES * 4096) for name in FILES]}),
+            paths=SimpleNamespace(dataset_manifest=lambda name: name),
+            plan={"dataset": {"name": "invented"}},
+        ),
         reach=lambda *states: None,
         run=run,
         data=SimpleNamespace(resident_pages=lambda parts: PAGES * len(host) if host_keeps else 0),

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from .. import dataset_frames, ksm
 from ..ksm_run import Scanner
-from ..merged_places import Frames, ReadPages
+from ..merged_places import Frames, ReadPages, merged
 from .merging import is_mergeable, scanning, settings_note, start_afresh, why_not_mergeable
 from .scene import Probe, Probed, ProbeError, Scene
 
@@ -116,11 +116,11 @@ def _read(scene: Scene, part: str) -> None:
 
 
 def _merged_ratios(scene: Scene, read_pages: ReadPages, seen: Sequence[Frames], pages: int) -> list[float]:
-    merged, places = read_pages.merged(seen)
-    expected = max(2, len(scene.boots)) * pages
-    if places < _FOUND * expected:
-        raise ProbeError(f"the guests cache {places} of the {expected} pages that they read: give them more memory")
-    return [count / places for count in merged]
+    places = read_pages.places()
+    found, expected = sum(map(len, places)), max(2, len(scene.boots)) * pages
+    if found < _FOUND * expected:
+        raise ProbeError(f"the guests cache {found} of the {expected} pages that they read: give them more memory")
+    return [merged(frames, places) / found for frames in seen]
 
 
 PROBE: Final = Probe(
