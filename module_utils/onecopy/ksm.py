@@ -12,8 +12,9 @@ DIRECTORY: Final = Path("/sys/kernel/mm/ksm")
 BOXED_KSMD: Final = Path("/run/onecopy-ksmd")  # a box does not see the machine's threads: this one is bound there
 # A page is merged at its second visit at the earliest, when its content was the same as at the first. With smart_scan the kernel passes a page
 # by that was not merged for long in up to 8 scans between two visits (mm/ksm.c, Linux 6.7 and later), so two visits can take 18 scans.
-_SCANS_OF_TWO_VISITS: Final = 2
-_SMART_SCANS_OF_TWO_VISITS: Final = 18
+# The first scan that ends had begun before, and proves nothing about the pages behind which it already was.
+_SCANS_OF_TWO_VISITS: Final = 1 + 2
+_SMART_SCANS_OF_TWO_VISITS: Final = 1 + 18
 
 
 class Sample(NamedTuple):

@@ -155,7 +155,7 @@ def test_a_kernel_without_ksm_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("smart_scan", "scans_per_step", "steps"),
-    [("0", 1, 2), ("1", 1, 18), ("1", 9, 2), (None, 1, 2), ("0", 0, None), ("1", 0, None)],
+    [("0", 1, 3), ("1", 1, 19), ("1", 9, 3), (None, 1, 3), ("0", 0, None), ("1", 0, None)],
 )
 def test_watching_ends_at_the_plateau_or_when_the_time_is_over(
     root: Path,
