@@ -74,15 +74,16 @@ def test_a_process_that_reads_from_the_disk_is_counted(disk_path: Path) -> None:
 
 
 def test_cpu_seconds_are_told_by_kind_of_thread() -> None:
+    # Long enough: a thread that is gone is known by the whole process alone, which is counted in ticks of 10 ms.
     code = (
         "import ctypes, os, sys, threading\n"
         "def burn(name):\n"
         "    ctypes.CDLL(None).prctl(15, name, 0, 0, 0)\n"
-        "    sum(range(2_000_000))\n"
+        "    sum(range(20_000_000))\n"
         "    done.wait(1); os.write(1, b'done\\n'); stop.wait()\n"
         "done, stop = threading.Event(), threading.Event(); done.set()\n"
         "for name in (b'CPU 0/TCG', b'IO io-data', b'IO mon_iothread'): threading.Thread(target=burn, args=(name,), daemon=True).start()\n"
-        "gone = threading.Thread(target=lambda: sum(range(2_000_000))); gone.start(); gone.join(); os.write(1, b'done\\n')\n"
+        "gone = threading.Thread(target=lambda: sum(range(20_000_000))); gone.start(); gone.join(); os.write(1, b'done\\n')\n"
         "sys.stdin.read()\n"
     )
     with subprocess.Popen(
