@@ -30,7 +30,8 @@ def test_frames_are_counted_in_the_first_trial_of_a_boot_alone(
     monkeypatch.setattr(dataset_frames, "around", lambda *args: {"physical_pages": 42})
     every = run(paths, "virtiofs_auto", "hfs")
     counted = [record for record in every if physical(record) is not None]
-    assert [record["label"] for record in counted] == list(dict.fromkeys(record["label"] for record in every))
+    said = [(record["label"], record["status"], record.get("message")) for record in every]
+    assert [record["label"] for record in counted] == list(dict.fromkeys(record["label"] for record in every)), said
     assert {physical(record) for record in counted} == {42}
     assert all("frames" in record["phases"] for record in counted)
 
