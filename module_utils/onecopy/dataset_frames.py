@@ -41,7 +41,7 @@ def around(
     images = [
         (image.image, [piece for part in _PARTS for piece in image.ranges.get(part, ())]) for image in images_of(data)
     ]
-    qemus = [boot.qemu_pid for boot in boots if boot.qemu_pid is not None]
+    qemus = qemu_pids(boots)
     return count(
         paths.dataset_manifest(dataset_name),
         ("large", "small"),
@@ -51,6 +51,11 @@ def around(
         daemons=[boot.daemon_pid for boot in boots if boot.daemon_pid is not None],
         mapped=[(pid, image) for image, _ in images for pid in qemus] if system.path == "pmem" else [],
     )
+
+
+def qemu_pids(boots: Sequence[Boot]) -> list[int]:
+    """Process ids of these boots' QEMUs."""
+    return [boot.qemu_pid for boot in boots if boot.qemu_pid is not None]
 
 
 def images_of(data: HostData) -> Sequence[ImageData]:

@@ -89,7 +89,7 @@ def probe(machine: Machine, monkeypatch: pytest.MonkeyPatch, memory: str = "merg
 
     monkeypatch.setattr(ksm_cost, "time", SimpleNamespace(monotonic=lambda: machine.now, sleep=sleep))
     monkeypatch.setattr(ksm_cost, "scanning", machine.scanning)
-    monkeypatch.setattr(ksm_cost, "ReadPages", lambda qemus, wanted: machine)
+    monkeypatch.setattr(merging, "ReadPages", lambda qemus, wanted: machine)
     monkeypatch.setattr(ksm_cost, "merged", lambda frames, places: frames)
     monkeypatch.setattr(dataset_frames, "wanted_pages", machine.wanted_pages)
     files = {"a/large": [("a/large/one", LARGE * 4096)], "a/small": [("a/small/many", SMALL * 4096)]}

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 from ansible.module_utils.onecopy import dataset_frames, merged_places
-from ansible.module_utils.onecopy.probes import Probed, ProbeError, Scene, overlap
+from ansible.module_utils.onecopy.probes import Probed, ProbeError, Scene, merging, overlap
 
 FILES = [f"a/large/{number}" for number in range(8)]
 PAGES = 10
@@ -75,7 +75,7 @@ def probe(
     monkeypatch.setattr(overlap, "fast_scanner", fast_scanner)
     monkeypatch.setattr(overlap, "settings_note", lambda scanner: "settings: ksm_run 1")
     monkeypatch.setattr(overlap, "settle", lambda scanner: None)
-    monkeypatch.setattr(merged_places, "ReadPages", read_pages)
+    monkeypatch.setattr(merging, "ReadPages", read_pages)
     monkeypatch.setattr(merged_places, "distinct", lambda frames, places: PAGES * len(places))
     monkeypatch.setattr(dataset_frames, "wanted_pages", lambda manifest, files: files)
     scene = SimpleNamespace(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -101,7 +100,7 @@ def _open_images(scene: Scene) -> set[str]:
     store = scene.context.paths.store
     tops = tuple(f"{store / place}/" for place in ("images", "own"))
     found = set()
-    for pid in _qemus(scene.boots):
+    for pid in dataset_frames.qemu_pids(scene.boots):
         for entry in Path(f"/proc/{pid}/fd").iterdir():
             try:
                 target = str(entry.readlink())
@@ -148,14 +147,10 @@ def _frames(scene: Scene) -> dict[str, Any]:
     return dataset_frames.around(context.paths, context.plan["dataset"]["name"], scene.system, scene.data, scene.boots)
 
 
-def _qemus(boots: Sequence[Boot]) -> list[int]:
-    return [boot.qemu_pid for boot in boots if boot.qemu_pid is not None]
-
-
 def _snapshot(scene: Scene) -> ledger.Snapshot:
     guests = [
         ledger.Guest(pid, boot.runner.call("memory", _CALL_SECONDS))
-        for pid, boot in zip(_qemus(scene.boots), scene.boots, strict=True)
+        for pid, boot in zip(dataset_frames.qemu_pids(scene.boots), scene.boots, strict=True)
     ]
     return ledger.snapshot(guests, [boot.daemon_pid for boot in scene.boots if boot.daemon_pid is not None])
 

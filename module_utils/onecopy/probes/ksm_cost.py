@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from .. import dataset_frames, ksm
+from .. import ksm
 from ..ksm_run import Scanner
 from ..merged_places import Frames, ReadPages, merged
-from .merging import is_mergeable, scanning, settings_note, start_afresh, why_not_mergeable
+from .merging import is_mergeable, read_pages, scanning, settings_note, start_afresh, why_not_mergeable
 from .scene import Probe, Probed, ProbeError, Scene
 
 _PARTS: Final = ("large", "small")
@@ -43,14 +43,14 @@ def run(scene: Scene) -> Probed:
 def _whole_set(
     scene: Scene, scanner: Scanner, tested: Mapping[str, Any]
 ) -> tuple[dict[str, float], dict[str, list[list[float]]]]:
-    read_pages = _afresh(scene, scanner, tested, _PARTS)
+    watched = _afresh(scene, scanner, tested, _PARTS)
     baseline = scanner.sample()
     _read(scene, "")
     read_at = time.monotonic()
     samples, reached = scanner.watch(float(scene.parameters["limit_seconds"]))
     last = samples[-1]
     pages = scene.context.dataset.pages([f"a/{part}" for part in _PARTS])
-    [merged_ratio] = _merged_ratios(scene, read_pages, [read_pages.frames()], pages)
+    [merged_ratio] = _merged_ratios(scene, watched, [watched.frames()], pages)
     saved = last.pages_sharing - baseline.pages_sharing
     cost = ksm.cost(baseline, samples[reached if reached is not None else -1])
     metrics: dict[str, float] = {
@@ -83,27 +83,25 @@ def _by_life(scene: Scene, scanner: Scanner, tested: Mapping[str, Any], lives: S
     name = scene.context.dataset.large_file()
     below = name.partition("/")[2]
     pages = next(-(-size // ksm.PAGE_SIZE) for path, size in scene.context.dataset.files["a/large"] if path == name)
-    read_pages = _afresh(scene, scanner, tested, [below])
+    watched = _afresh(scene, scanner, tested, [below])
     started = time.monotonic()
     _read(scene, below)
     read_at = time.monotonic()
     seen = []
     for life in lives:
         time.sleep(max(0.0, read_at + life - time.monotonic()))
-        seen.append(read_pages.frames())
+        seen.append(watched.frames())
     ages = [life + (read_at - started) / 2 for life in lives]
-    ratios = _merged_ratios(scene, read_pages, seen, pages)
+    ratios = _merged_ratios(scene, watched, seen, pages)
     return [list(point) for point in zip(ages, ratios, strict=True)]
 
 
 def _afresh(scene: Scene, scanner: Scanner, tested: Mapping[str, Any], parts: Sequence[str]) -> ReadPages:
     """The guests and KSM as they are to be before ``parts`` are read."""
     start_afresh(scene, scanner, is_aged=bool(scene.parameters["aged"]) and bool(tested["smart_scan"]))
-    paths, name = scene.context.paths, scene.context.plan["dataset"]["name"]
-    qemus = [boot.qemu_pid for boot in scene.boots if boot.qemu_pid is not None]
-    read_pages = ReadPages(qemus, dataset_frames.wanted_pages(paths.dataset_manifest(name), parts))
+    pages = read_pages(scene, parts)
     scanner.set(**tested)
-    return read_pages
+    return pages
 
 
 def _read(scene: Scene, part: str) -> None:
@@ -115,8 +113,8 @@ def _read(scene: Scene, part: str) -> None:
             scene.read(boot, part)
 
 
-def _merged_ratios(scene: Scene, read_pages: ReadPages, seen: Sequence[Frames], pages: int) -> list[float]:
-    places = read_pages.places()
+def _merged_ratios(scene: Scene, watched: ReadPages, seen: Sequence[Frames], pages: int) -> list[float]:
+    places = watched.places()
     found, expected = sum(map(len, places)), max(2, len(scene.boots)) * pages
     if found < _FOUND * expected:
         raise ProbeError(f"the guests cache {found} of the {expected} pages that they read: give them more memory")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
-from .. import host_settings, ksm, ksm_run
+from .. import dataset_frames, host_settings, ksm, ksm_run
 from ..ksm_run import Scanner
+from ..merged_places import ReadPages
 from ..paths import MACHINE
 from ..systems import System
 from .scene import ProbeError, Scene
@@ -71,6 +72,12 @@ def start_afresh(scene: Scene, scanner: Scanner, *, is_aged: bool = False) -> No
     if is_aged:
         scanner.set(smart_scan=1)
     settle(scanner)
+
+
+def read_pages(scene: Scene, parts: Collection[str]) -> ReadPages:
+    """The pages of these parts (large, small), or files, that the guests read from now on. Raises PageFramesError, OSError."""
+    manifest = scene.context.paths.dataset_manifest(scene.context.plan["dataset"]["name"])
+    return ReadPages(dataset_frames.qemu_pids(scene.boots), dataset_frames.wanted_pages(manifest, parts))
 
 
 def settle(scanner: Scanner) -> ksm.Sample:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from .. import dataset_frames, merged_places
-from .merging import fast_scanner, settings_note, settle
+from .. import merged_places
+from .merging import fast_scanner, read_pages, settings_note, settle
 from .scene import Probe, Probed, ProbeError, Scene
 
 _CALL_SECONDS: Final = 60.0
@@ -25,16 +25,17 @@ def run(scene: Scene) -> Probed:
     distinct = sum(_pages(sizes[name]) for name in {name for names in sets for name in names})
     with fast_scanner(scene) as scanner:
         scene.reach("cold", "cold")
-        read_pages = _read_pages(scene, sets) if scanner else None
+        files = {name.partition("/")[2] for names in sets for name in names}
+        watched = read_pages(scene, files) if scanner else None
         for boot, names in zip(scene.boots, sets, strict=True):
             top = boot.data_roots["a"].removesuffix("a")
             scene.run(boot, ["cat", *(top + name for name in names)])
         host = scene.data.resident_pages((_PART,))
         guests = sum(_resident(scene, number) for number in range(len(scene.boots)))
         merged, notes = 0, ""
-        if scanner and read_pages:
+        if scanner and watched:
             settle(scanner)
-            merged = guests - merged_places.distinct(read_pages.frames(), read_pages.places())
+            merged = guests - merged_places.distinct(watched.frames(), watched.places())
             notes = settings_note(scanner)
     frames = host + guests - merged
     metrics: dict[str, float] = {
@@ -60,14 +61,6 @@ def file_sets(files: Sequence[str], guests: int, overlap: float) -> list[list[st
         )
     own = size - common
     return [[*files[:common], *files[common + guest * own : common + (guest + 1) * own]] for guest in range(guests)]
-
-
-def _read_pages(scene: Scene, sets: Sequence[Sequence[str]]) -> merged_places.ReadPages:
-    context = scene.context
-    manifest = context.paths.dataset_manifest(context.plan["dataset"]["name"])
-    files = {name.partition("/")[2] for names in sets for name in names}
-    qemus = [boot.qemu_pid for boot in scene.boots if boot.qemu_pid is not None]
-    return merged_places.ReadPages(qemus, dataset_frames.wanted_pages(manifest, files))
 
 
 def _resident(scene: Scene, number: int) -> int:
